@@ -1,0 +1,88 @@
+/** DispatchStore: what the tick, the feed reader and the liveness loop ask of workerdb. */
+import type { FeedChange, LifecycleRecord } from './control-plane.ts';
+
+export interface PlannedBatch {
+  readonly batchId: string;
+  readonly keys: number;
+}
+
+export interface TickInput {
+  readonly timerShard: number;
+  readonly batchSize: number;
+  /** Fresh batch ids, in order; as many batches are planned at the most. */
+  readonly batchIds: readonly string[];
+  /** False while a breaker is open: nothing is planned, the next wake is still recorded. */
+  readonly dispatch: boolean;
+}
+
+export interface TickResult {
+  readonly planned: readonly PlannedBatch[];
+  /** Batches planned earlier and not claimed yet, younger than 60 s: started again (USE_EXISTING makes it harmless). */
+  readonly unclaimed: readonly string[];
+  readonly due: number;
+  /** Due rows left behind for want of places. */
+  readonly left: number;
+  /** Milliseconds from the database's now to the next wake, 0 when due rows were left. */
+  readonly wakeInMs: number;
+  readonly oldestDueSeconds: number;
+  readonly backoffMs: number;
+}
+
+export interface FeedPageInput {
+  /** The cursor the page was read from: compare-and-set. Null at the beginning; `push` skips the cursor. */
+  readonly after: string | null;
+  readonly next: string;
+  readonly changes: readonly FeedChange[];
+  readonly source: 'pull' | 'push';
+}
+
+export interface FeedPageResult {
+  /** False: another reader applied it first; re-read the cursor. */
+  readonly applied: boolean;
+  readonly upserted: number;
+  readonly deleted: number;
+  readonly fenced: number;
+  readonly stale: number;
+  /** Timer shards whose recorded wake lies behind a due time just written. */
+  readonly arm: readonly number[];
+}
+
+export interface Violation {
+  readonly kind: string;
+  readonly triggerId?: string;
+  readonly timerShard?: number;
+  readonly detail: string;
+  readonly held?: boolean;
+}
+
+export interface LivenessReport {
+  readonly checked: number;
+  readonly polled: number;
+  readonly violations: readonly Violation[];
+  readonly stale: number;
+  readonly oldestDueSeconds: number;
+  /** Timer shards with due work and no live tick, to be started. */
+  readonly quietShards: readonly number[];
+}
+
+export interface DispatchStore {
+  tick(input: TickInput): Promise<TickResult>;
+  feedCursor(): Promise<string | null>;
+  applyFeedPage(input: FeedPageInput): Promise<FeedPageResult>;
+  /** Rows not seen in a full resync are deleted, unless more than max(50, 5 %) would be: then none is. */
+  finishResync(input: { readonly token: string; readonly confirmMassDelete: boolean }): Promise<{
+    readonly deleted: number;
+    readonly refused: number;
+  }>;
+  beginResync(): Promise<string>;
+  heartbeatWorker(input: { readonly workerId: string; readonly width: number }): Promise<{ readonly live: number }>;
+  removeWorker(workerId: string): Promise<{ readonly othersLive: number }>;
+  timerShards(): Promise<readonly number[]>;
+  ensureTimerShards(count: number): Promise<void>;
+  liveness(): Promise<LivenessReport>;
+  /** Unsent lifecycle records under the advisory lock; `acknowledge` removes those echoed. Null when another worker has the lock. */
+  pendingLifecycle(limit: number): Promise<readonly (LifecycleRecord & { readonly id: string })[] | null>;
+  acknowledgeLifecycle(ids: readonly string[]): Promise<void>;
+  /** Runs `work` under a transaction-free session guard: false when another worker holds the named turn. */
+  withTurn<T>(name: string, holdSeconds: number, workerId: string, work: () => Promise<T>): Promise<T | undefined>;
+}
