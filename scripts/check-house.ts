@@ -1,0 +1,129 @@
+/** House rules that no linter knows: time and randomness are arguments, no test is skipped or retried, no machine paths. */
+import { fileURLToPath } from 'node:url';
+import { type Expression, parseSync, Visitor } from 'oxc-parser';
+import { lineAt, report, repositoryFiles, type SourceFile, type Violation } from './lib/sources.ts';
+
+/** Packages whose sources must behave the same under a simulated clock and a seeded generator. */
+const DETERMINISTIC = /^packages\/(core|batch-poller|dispatch)\/src\//;
+/** Production implementations of the two ports. */
+const PORT_FILE = /(^|[/-])(clock|rng)\.ts$/;
+
+const TEST_FILE = /(\.test\.ts|(^|\/)vitest\.[\w.]*config\.ts|(^|\/)test\/.*\.ts)$/;
+const TEST_ROOTS = new Set(['it', 'test', 'describe', 'suite', 'bench']);
+
+/** Directories of one machine. A leading letter, digit, dot or dash means the middle of another path or an address. */
+const MACHINE_PATH = /(?<![\w.~-])\/(work|root|tmp|home)\/[\w.]/;
+/** On the line before or on the line itself: this path belongs to an image or a protocol, not to a machine. */
+const PATH_ALLOWED = 'allow-path:';
+
+const UNFINISHED = /\b(TODO|FIXME|XXX)\b/;
+const PROSE_OR_CODE = /\.(ts|tsx|mjs|js|sql|md|ya?ml|sh)$/;
+
+/** Checks every file; those of other kinds pass. */
+export function houseViolations(files: readonly SourceFile[]): Violation[] {
+  return files.flatMap((file) => [...textProblems(file), ...codeProblems(file)]);
+}
+
+function* textProblems({ path, text }: SourceFile): Generator<Violation> {
+  if (path === 'pnpm-lock.yaml') return;
+  const lines = text.split('\n');
+  for (const [i, content] of lines.entries()) {
+    const allowed = content.includes(PATH_ALLOWED) || (lines[i - 1] ?? '').includes(PATH_ALLOWED);
+    const found = TEST_FILE.test(path) || allowed ? null : MACHINE_PATH.exec(content);
+    if (found !== null) {
+      const message = `machine path ${found[0].trim()}…: use a setting, a path from import.meta.url or os.tmpdir(); if it is no machine's, say why in a comment "${PATH_ALLOWED} …"`;
+      yield { path, line: i + 1, message };
+    }
+    const unfinished = PROSE_OR_CODE.test(path) ? UNFINISHED.exec(content) : null;
+    if (
+      unfinished !== null &&
+      !path.startsWith('scripts/check-house') &&
+      !path.startsWith('scripts/test/check-house')
+    ) {
+      yield { path, line: i + 1, message: `${unfinished[0]} left behind: finish it, or open an issue and remove it` };
+    }
+  }
+}
+
+/** Root identifier and the names after it: `test.concurrent.only` → test, [concurrent, only]. */
+function memberChain(node: Expression): { root: string; names: string[] } | undefined {
+  const names: string[] = [];
+  let at: Expression = node;
+  for (;;) {
+    if (at.type === 'Identifier') return { root: at.name, names };
+    if (at.type === 'CallExpression' || at.type === 'TaggedTemplateExpression') {
+      at = at.type === 'CallExpression' ? at.callee : at.tag;
+    } else if (at.type === 'MemberExpression' && !at.computed && at.property.type === 'Identifier') {
+      names.unshift(at.property.name);
+      at = at.object;
+    } else {
+      return undefined;
+    }
+  }
+}
+
+function codeProblems({ path, text }: SourceFile): Violation[] {
+  const deterministic = DETERMINISTIC.test(path) && !PORT_FILE.test(path);
+  const isTest = TEST_FILE.test(path);
+  if (!/\.(ts|tsx)$/.test(path) || !(deterministic || isTest)) return [];
+  const violations: Violation[] = [];
+  const add = (start: number, message: string): void => {
+    violations.push({ path, line: lineAt(text, start), message });
+  };
+  const now = (what: string): string =>
+    `${what} reads the machine's clock: take the time from a Clock argument (port of core)`;
+  new Visitor({
+    MemberExpression: (node) => {
+      const chain = memberChain(node);
+      if (chain === undefined) return;
+      const name = [chain.root, ...chain.names].join('.');
+      if (deterministic && name === 'Date.now') add(node.start, now('Date.now()'));
+      if (deterministic && name === 'Math.random') {
+        add(node.start, 'Math.random() cannot be replayed: take numbers from an Rng argument (port of core)');
+      }
+      const last = chain.names.at(-1) ?? '';
+      if (isTest && TEST_ROOTS.has(chain.root) && ['only', 'skip', 'todo'].includes(last)) {
+        add(node.start, `${name}: every test runs, always; remove .${last}, and mend or delete the test`);
+      }
+    },
+    NewExpression: (node) => {
+      if (
+        deterministic &&
+        node.callee.type === 'Identifier' &&
+        node.callee.name === 'Date' &&
+        node.arguments.length === 0
+      ) {
+        add(node.start, now('new Date()'));
+      }
+    },
+    CallExpression: (node) => {
+      const chain = memberChain(node.callee);
+      if (chain === undefined) return;
+      if (deterministic && chain.root === 'Date' && chain.names.length === 0) add(node.start, now('Date()'));
+      const configures = ['defineConfig', 'defineProject'].includes(chain.root) || chain.names.at(-1) === 'setConfig';
+      if (!isTest || !(configures || TEST_ROOTS.has(chain.root))) return;
+      for (const argument of node.arguments) {
+        const retry = retryOption(argument as Expression, configures);
+        if (retry !== undefined)
+          add(retry, 'no test is retried: remove "retry" and wait for the fact the test depends on');
+      }
+    },
+  }).visit(parseSync(path, text).program);
+  return violations;
+}
+
+/** Offset of a `retry` option in an object literal; in a configuration also one level down, in `test`. */
+function retryOption(node: Expression, nested: boolean): number | undefined {
+  if (node.type !== 'ObjectExpression') return undefined;
+  for (const property of node.properties) {
+    if (property.type !== 'Property' || property.key.type !== 'Identifier') continue;
+    if (property.key.name === 'retry') return property.start;
+    const inner = nested && property.key.name === 'test' ? retryOption(property.value, false) : undefined;
+    if (inner !== undefined) return inner;
+  }
+  return undefined;
+}
+
+if (import.meta.main) {
+  report('house rules', houseViolations(repositoryFiles(fileURLToPath(new URL('..', import.meta.url)))));
+}
