@@ -1,0 +1,2 @@
+export { createDatabase } from './create-database.ts';
+export { type Postgres, type PostgresOptions, startPostgres } from './postgres.ts';
