@@ -4,7 +4,7 @@ export default defineConfig({
   test: {
     include: ['{apps,packages}/*/test/**/*.test.ts', 'scripts/test/**/*.test.ts'],
     exclude: ['**/node_modules/**', '**/dist/**'],
-    globalSetup: ['./packages/testkit/src/vitest-postgres.ts'],
+    globalSetup: ['./packages/testkit/src/vitest-postgres.ts', './packages/testkit/src/vitest-temporal.ts'],
     reporters: ['default', './scripts/reporter.ts'],
     testTimeout: 30_000,
     hookTimeout: 60_000,

@@ -1,2 +1,3 @@
 export { createDatabase } from './create-database.ts';
 export { type Postgres, type PostgresOptions, startPostgres } from './postgres.ts';
+export { startTemporal, type Temporal, type TemporalOptions } from './temporal.ts';
