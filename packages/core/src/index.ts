@@ -1,7 +1,25 @@
+export { type BackoffOptions, fullJitterMs } from './backoff.ts';
+export type { BatchPolicy, BatchPollerInput } from './batch-policy.ts';
+export { hopBackoffSeconds, isForced, QUEUES, STEP_BUDGET_SECONDS, WORKFLOWS } from './batch-policy.ts';
+export { canonicalJson } from './canonical-json.ts';
+export { halve } from './chunking.ts';
 export { systemClock, systemRng } from './clock.ts';
 export type { AtCommit, Code, InBatch, Verdict, VerdictClass, VerdictCode } from './codes.ts';
 export { haltCodeOf, isVerdictCode, OTHER_CODES, VERDICTS, verdictOf } from './codes.ts';
+export {
+  type ChainState,
+  decidePage,
+  EVENT_BYTES_MAX,
+  newChain,
+  type PageEvent,
+  type PageInput,
+  type PageOutcome,
+  type Prime,
+} from './dedupe.ts';
+export { assertTransition, type EntryStateName, ImpossibleTransition, stateAfter, TRANSITIONS } from './entry.ts';
+export { cloudEventJson, type EventSource, eventTypeOf, hasUncleanText } from './event.ts';
 export { eventIdOf, keyHashOf, STORAGE_SHARDS, storageShardOf } from './ids.ts';
+export { nearest } from './nearest.ts';
 export type {
   BatchCheck,
   BatchStep,
@@ -54,5 +72,7 @@ export { type ObjectStore, ObjectStoreUnavailable } from './ports/object-store.t
 export type { PolledItem, PollPage, PollReply, PollRequest, PollRunner } from './ports/poll-runner.ts';
 export type { Rng } from './ports/rng.ts';
 export type { TimerManager } from './ports/timer-manager.ts';
+export { Secret } from './secret.ts';
+export { KEY_BYTES, rememberKeys, SEEN_KEYS_MAX, SeenIndex } from './seen.ts';
 export { isUuid, uuidv7 } from './uuid.ts';
 export { batchIdOf, timerShardOfBatchId, timerShardOfWorkflowId, timerShardWorkflowIdOf } from './workflow-ids.ts';
