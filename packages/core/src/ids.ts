@@ -4,7 +4,7 @@
  * Nothing here carries a secret or personal data. Ids are stable: the same provider item has the same event id for
  * ever, over retries, re-polls, hops, pipelines and versions (invariant S7).
  */
-import { createHash } from 'node:crypto';
+import { hash } from 'node:crypto';
 
 /** Number of storage shards; fixed for ever, because a row's partition is derived from it. */
 export const STORAGE_SHARDS = 64;
@@ -31,7 +31,7 @@ function base32(bytes: Uint8Array, chars: number): string {
 
 /** The storage shard of a trigger: the first two bytes of sha256(trigger id), big endian, mod 64. */
 export function storageShardOf(triggerId: string): number {
-  return createHash('sha256').update(triggerId.toLowerCase(), 'utf8').digest().readUInt16BE(0) % STORAGE_SHARDS;
+  return hash('sha256', triggerId.toLowerCase(), 'buffer').readUInt16BE(0) % STORAGE_SHARDS;
 }
 
 /**
@@ -47,10 +47,10 @@ export function eventIdOf(triggerId: string, key: string): string {
   id.copy(framed, 4);
   framed.writeUInt32BE(item.length, 4 + id.length);
   item.copy(framed, 8 + id.length);
-  return `evt_${base32(createHash('sha256').update(framed).digest(), EVENT_ID_CHARS)}`;
+  return `evt_${base32(hash('sha256', framed, 'buffer'), EVENT_ID_CHARS)}`;
 }
 
-/** The 8-byte hash under which a dedupe key is remembered: the first 8 bytes of sha256(key), as 16 hex characters. */
-export function keyHashOf(key: string): string {
-  return createHash('sha256').update(key, 'utf8').digest('hex').slice(0, 16);
+/** The 8 bytes under which a dedupe key is remembered: the first 8 of sha256(key, UTF-8). */
+export function keyHashOf(key: string): Uint8Array {
+  return hash('sha256', key, 'buffer').subarray(0, 8);
 }

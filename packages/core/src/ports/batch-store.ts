@@ -117,6 +117,8 @@ export interface CommitRow extends LeasedKey {
   readonly versionUsed?: string;
   /** True once a prime is complete; absent = unchanged. */
   readonly primed?: boolean;
+  /** True when a poll of this batch succeeded, whatever became of its events: failure_count 0, last_ok_at. */
+  readonly polled?: boolean;
   /** Events delivered in this batch. */
   readonly events: number;
   readonly deduplicated?: number;
