@@ -68,7 +68,7 @@ export type {
 export type { KeyProvider } from './ports/key-provider.ts';
 export type { Log, Metrics, Tags } from './ports/metrics.ts';
 export { noLog, noMetrics } from './ports/metrics.ts';
-export { type ObjectStore, ObjectStoreUnavailable } from './ports/object-store.ts';
+export { type ObjectStore, ObjectStoreUnavailable, ObjectTooLarge } from './ports/object-store.ts';
 export type { PolledItem, PollPage, PollReply, PollRequest, PollRunner } from './ports/poll-runner.ts';
 export type { Rng } from './ports/rng.ts';
 export type { TimerManager } from './ports/timer-manager.ts';
