@@ -8,6 +8,7 @@ export const exe = process.platform === 'win32' ? '.exe' : '';
 const windows = process.platform === 'win32';
 const OUTPUT_CHARS_MAX = 64 * 1024;
 const SAME_SIGNAL_MS = 500;
+const PARENT_WATCH_MS = 1_000;
 
 /** @param {string} path */
 export function runnable(path) {
@@ -107,7 +108,18 @@ export function runInOurPlace(program, args, { cwd, env }) {
         child.kill(signal);
       });
     }
+    // Below npm, whoever kills npm outright means us: what runs in our place must not go on alone.
+    const parent = process.ppid;
+    const watch = setInterval(() => {
+      if (process.ppid === parent) return;
+      clearInterval(watch);
+      child.kill('SIGTERM');
+    }, PARENT_WATCH_MS);
+    if (env.npm_lifecycle_event === undefined) clearInterval(watch);
     child.on('error', reject);
-    child.on('exit', (code, signal) => resolve(code ?? 128 + (signal === null ? 1 : os.signals[signal])));
+    child.on('exit', (code, signal) => {
+      clearInterval(watch);
+      resolve(code ?? 128 + (signal === null ? 1 : os.signals[signal]));
+    });
   });
 }
