@@ -1,0 +1,49 @@
+import { spawnSync } from 'node:child_process';
+import { chmodSync, copyFileSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { delimiter, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { expect, test } from 'vitest';
+
+/** Last line and exit status of the gate when `npm test` and `npm run check` do as told (shell text). */
+function gate(tests: string, checks: string): { last: string | undefined; code: number | null } {
+  const dir = mkdtempSync(join(tmpdir(), 'gate-'));
+  try {
+    mkdirSync(join(dir, '.ci'));
+    mkdirSync(join(dir, 'bin'));
+    copyFileSync(fileURLToPath(new URL('../../.ci/run', import.meta.url)), join(dir, '.ci/run'));
+    writeFileSync(join(dir, 'bin/npm'), `#!/bin/sh\nif [ "$1" = test ]; then ${tests}; else ${checks}; fi\n`);
+    chmodSync(join(dir, 'bin/npm'), 0o755);
+    const { stdout, status } = spawnSync('bash', [join(dir, '.ci/run')], {
+      encoding: 'utf8',
+      env: { ...process.env, PATH: join(dir, 'bin') + delimiter + process.env.PATH },
+    });
+    return { last: stdout.trimEnd().split('\n').at(-1), code: status };
+  } finally {
+    rmSync(dir, { recursive: true });
+  }
+}
+
+test.each([
+  ['all pass', 'echo 5 passed, 0 failed', 'echo 6 passed, 0 failed', '11 passed, 0 failed', 0],
+  [
+    'a test fails, checks still run',
+    'echo 4 passed, 1 failed; exit 1',
+    'echo 6 passed, 0 failed',
+    '10 passed, 1 failed',
+    1,
+  ],
+  ['a check fails', 'echo 5 passed, 0 failed', 'echo 5 passed, 1 failed; exit 1', '10 passed, 1 failed', 1],
+  ['skipped tests', 'echo 2 skipped; echo 5 passed, 0 failed', 'echo 6 passed, 0 failed', '11 passed, 2 failed', 1],
+  ['no closing line', 'echo crashed; exit 3', 'echo 6 passed, 0 failed', '6 passed, 1 failed', 1],
+  [
+    'a status without a failure',
+    'echo 5 passed, 0 failed; exit 1',
+    'echo 6 passed, 0 failed',
+    '11 passed, 1 failed',
+    1,
+  ],
+  ['nothing ran', 'echo 0 passed, 0 failed', 'echo 6 passed, 0 failed', '6 passed, 1 failed', 1],
+])('%s', (_, tests, checks, last, code) => {
+  expect(gate(tests, checks)).toEqual({ last, code });
+});
