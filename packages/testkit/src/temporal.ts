@@ -10,7 +10,15 @@ import { mkdirSync } from 'node:fs';
 import { connect, createServer } from 'node:net';
 import { dirname } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
+import type {} from 'vitest';
 import { findTemporalBinary } from './temporal-binary.ts';
+
+declare module 'vitest' {
+  export interface ProvidedContext {
+    /** `host:port` of the run's server, namespace `default`. Isolate by fresh task queues and workflow ids. */
+    temporalAddress: string;
+  }
+}
 
 export interface TemporalOptions {
   /** SQLite file that keeps the state over restarts; in memory when absent. */

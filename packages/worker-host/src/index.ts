@@ -1,0 +1,13 @@
+export { type BundleInput, bundleWorkflows, type WorkflowBundle } from './bundle.ts';
+export {
+  type ConnectionFactory,
+  type HostConnection,
+  isRefused,
+  isUnreachable,
+  temporalConnection,
+} from './connection.ts';
+export type { QueueOptions } from './options.ts';
+export type { Backoff, RestartBudget } from './restarts.ts';
+export { installTemporalRuntime, type TemporalRuntimeOptions } from './runtime.ts';
+export type { HostedWorker, QueueState, QueueStatus } from './supervised-queue.ts';
+export { createWorkerHost, type WorkerHost, WorkerHostFatal, type WorkerHostOptions } from './worker-host.ts';
