@@ -1,0 +1,14 @@
+export { ConfigError, type ConfigProblem } from './config-error.ts';
+export {
+  type Config,
+  type LoadConfigOptions,
+  loadConfig,
+  printConfig,
+  revealed,
+  type ShownSetting,
+  type Source,
+  shownConfig,
+  type TemporalConfig,
+} from './load.ts';
+export { OPTIONS, type Option, type OptionKey, PROCESSES, type Process } from './options.ts';
+export { formatDuration, type ObjectStoreSetting, parseDuration } from './parsers.ts';

@@ -1,0 +1,140 @@
+/** Readers of setting values: text in, value out, or `ValueError` whose message says what is accepted. */
+import { Secret } from '@milkrun/core';
+
+/** The message completes "accepted: …". */
+export class ValueError extends Error {
+  override readonly name = 'ValueError';
+}
+
+export interface Parser<T> {
+  /** What is accepted, in a few words; for the reference and for refusals. */
+  readonly accepts: string;
+  parse(text: string): T;
+}
+
+const parser = <T>(accepts: string, parse: (text: string) => T | undefined): Parser<T> => ({
+  accepts,
+  parse(text) {
+    const value = parse(text);
+    if (value === undefined) throw new ValueError(accepts);
+    return value;
+  },
+});
+
+export const text = (accepts = 'a text', shape = /^\S(.*\S)?$/): Parser<string> =>
+  parser(accepts, (value) => (shape.test(value) && value.length <= 4096 ? value : undefined));
+
+export const secret = (accepts: string, minLength = 1): Parser<Secret> =>
+  parser(accepts, (value) => (value.length >= minLength && !/[\r\n]/.test(value) ? new Secret(value) : undefined));
+
+export const integer = (min: number, max: number): Parser<number> =>
+  parser(`an integer from ${min} to ${max}`, (value) => {
+    const number = /^\d{1,15}$/.test(value) ? Number(value) : Number.NaN;
+    return number >= min && number <= max ? number : undefined;
+  });
+
+export const choice = <const T extends string>(...values: readonly T[]): Parser<T> =>
+  parser(values.join(' | '), (value) => values.find((known) => known === value));
+
+const UNITS_MS: Readonly<Record<string, number>> = { ms: 1, s: 1000, m: 60_000, h: 3_600_000 };
+
+/** Milliseconds of `integer + ms s m h`; undefined for anything else. */
+export function parseDuration(value: string): number | undefined {
+  const match = /^(\d{1,9})(ms|s|m|h)$/.exec(value);
+  return match === null ? undefined : Number(match[1]) * (UNITS_MS[match[2] as string] as number);
+}
+
+export function formatDuration(ms: number): string {
+  const unit = ['h', 'm', 's'].find((name) => ms % (UNITS_MS[name] as number) === 0) ?? 'ms';
+  return ms === 0 ? '0s' : `${ms / (UNITS_MS[unit] as number)}${unit}`;
+}
+
+/** Value in milliseconds. */
+export const duration = (minMs: number, maxMs: number): Parser<number> =>
+  parser(
+    `an integer with ms, s, m or h, from ${formatDuration(minMs)} to ${formatDuration(maxMs)}, such as 45s`,
+    (value) => {
+      const ms = parseDuration(value);
+      return ms !== undefined && ms >= minMs && ms <= maxMs ? ms : undefined;
+    },
+  );
+
+const KIB: Readonly<Record<string, number>> = { '': 1, KiB: 1024, MiB: 1024 ** 2, GiB: 1024 ** 3 };
+
+/** Value in bytes. */
+export const bytes = (min: number, max: number, accepts: string): Parser<number> =>
+  parser(accepts, (value) => {
+    const match = /^(\d{1,12})(KiB|MiB|GiB)?$/.exec(value);
+    const number = match === null ? Number.NaN : Number(match[1]) * (KIB[match[2] ?? ''] as number);
+    return number >= min && number <= max ? number : undefined;
+  });
+
+const isUrl = (value: string, protocols: readonly string[]): boolean => {
+  const url = URL.parse(value);
+  return url !== null && protocols.includes(url.protocol) && url.hostname !== '';
+};
+
+/** Addresses that may hold a password are secrets as a whole; `printConfig` shows them without it. */
+export const databaseUrl = (): Parser<Secret> =>
+  parser('postgres://user:password@host:port/database', (value) =>
+    isUrl(value, ['postgres:', 'postgresql:']) ? new Secret(value) : undefined,
+  );
+
+export const httpUrl = (): Parser<string> =>
+  parser('http://host or https://host, without credentials', (value) => {
+    const url = URL.parse(value);
+    if (url === null || !isUrl(value, ['http:', 'https:']) || url.username !== '' || url.password !== '')
+      return undefined;
+    return value.replace(/\/+$/, '');
+  });
+
+export const natsUrl = (): Parser<Secret> =>
+  parser('nats://host:port or tls://host:port', (value) =>
+    isUrl(value, ['nats:', 'tls:']) ? new Secret(value) : undefined,
+  );
+
+export const hostPort = (): Parser<string> =>
+  parser('host:port', (value) => {
+    const match = /^(\[[0-9a-f:]+\]|[^\s:/]+):(\d{1,5})$/i.exec(value);
+    return match !== null && Number(match[2]) >= 1 && Number(match[2]) <= 65_535 ? value : undefined;
+  });
+
+export type ObjectStoreSetting =
+  | { readonly kind: 'memory' }
+  | { readonly kind: 'fs'; readonly path: string }
+  | { readonly kind: 's3'; readonly bucket: string; readonly prefix: string; readonly endpoint?: string };
+
+export const objectStore = (): Parser<ObjectStoreSetting> =>
+  parser('fs:PATH, memory: or s3://bucket/prefix?endpoint=URL', (value) => {
+    if (value === 'memory:') return Object.freeze({ kind: 'memory' });
+    if (value.startsWith('fs:') && value.length > 3) return Object.freeze({ kind: 'fs', path: value.slice(3) });
+    const url = URL.parse(value);
+    if (url?.protocol !== 's3:' || !/^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$/.test(url.hostname)) return undefined;
+    const known = [...url.searchParams.keys()].every((name) => name === 'endpoint');
+    const endpoint = url.searchParams.get('endpoint');
+    if (!known || url.username !== '' || (endpoint !== null && !isUrl(endpoint, ['http:', 'https:']))) return undefined;
+    const prefix = url.pathname.replace(/^\/+|\/+$/g, '');
+    return Object.freeze({ kind: 's3', bucket: url.hostname, prefix, ...(endpoint === null ? {} : { endpoint }) });
+  });
+
+/** Base64 of 32 bytes, in the setting or in a file. `readFile` gives a file's text or throws. */
+export const blobKey = (readFile: (path: string) => string): Parser<Secret> => {
+  const accepts = '32 bytes in base64, or file:PATH of a file that holds them';
+  return {
+    accepts,
+    parse(value) {
+      let encoded = value;
+      if (value.startsWith('file:')) {
+        try {
+          encoded = readFile(value.slice(5)).trim();
+        } catch (error) {
+          const code = (error as NodeJS.ErrnoException).code ?? 'unreadable';
+          throw new ValueError(`${accepts}; the file cannot be read (${code})`);
+        }
+      }
+      const canonical = Buffer.from(encoded, 'base64');
+      if (canonical.length !== 32 || canonical.toString('base64') !== encoded) throw new ValueError(accepts);
+      return new Secret(encoded);
+    },
+  };
+};
