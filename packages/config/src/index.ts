@@ -11,4 +11,4 @@ export {
   type TemporalConfig,
 } from './load.ts';
 export { OPTIONS, type Option, type OptionKey, PROCESSES, type Process } from './options.ts';
-export { formatDuration, type ObjectStoreSetting, parseDuration } from './parsers.ts';
+export { formatDuration, parseDuration } from './parsers.ts';

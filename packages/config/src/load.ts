@@ -124,7 +124,7 @@ function contradictions(values: Partial<OptionValues>, process: Process): Config
       message: `must be set when ENGINE_HOST (${values.engineHost}) is not loopback`,
     });
   }
-  if (values.objectStore?.kind === 's3' && values.blobKey === undefined) {
+  if (values.objectStore?.startsWith('s3://') && values.blobKey === undefined) {
     problems.push({
       name: 'BLOB_KEY',
       message: 'must be set when OBJECT_STORE is an s3 bucket: snapshots are sealed with it',
@@ -156,6 +156,7 @@ function temporalConfig(
 
 /** A secret's value for people: an address without its password, anything else not at all. */
 function shown(option: Option<unknown>, text: string): string {
+  if (option.hidden) return '[set]';
   if (!option.secret) return text.length > 200 ? `${text.slice(0, 200)}…` : text;
   const url = URL.parse(text);
   if (url === null || !text.includes('://')) return '[set]';

@@ -29,6 +29,8 @@ export interface Option<T> {
   readonly about: string;
   /** Shown as `[set]`, or without its password when it is an address. */
   readonly secret: boolean;
+  /** Shown as `[set]` although it is no secret: it tells about the network it is used in. */
+  readonly hidden: boolean;
   /** Processes that refuse to start without it. */
   readonly requiredBy: readonly Process[];
   /** Processes that read it. */
@@ -39,6 +41,7 @@ export interface Option<T> {
 
 interface Extra {
   readonly secret?: true;
+  readonly hidden?: true;
   readonly common?: true;
   readonly requiredBy?: readonly Process[];
   readonly readBy?: readonly Process[];
@@ -50,6 +53,7 @@ const make = (env: string, parser: Parser<unknown>, about: string, fallback: str
   about,
   ...(fallback === undefined ? {} : { default: fallback }),
   secret: extra.secret ?? false,
+  hidden: extra.hidden ?? false,
   common: extra.common ?? false,
   requiredBy: extra.requiredBy ?? [],
   readBy: extra.readBy ?? PROCESSES,
@@ -117,6 +121,38 @@ export const OPTIONS = {
     blobKey((path) => readFileSync(path, 'utf8')),
     'Key that wraps the data keys of snapshots; required with s3. AWS credentials come from AWS’s standard chain.',
     { ...ENGINE, secret: true },
+  ),
+  registryKey: optional(
+    'REGISTRY_KEY',
+    blobKey((path) => readFileSync(path, 'utf8')),
+    'Key of the control plane: seals the credentials of connections and peppers API keys.',
+    { secret: true, requiredBy: ['api'], readBy: ['api', 'orchestrator', 'dev'] },
+  ),
+  npmRegistry: optional(
+    'NPM_REGISTRY',
+    httpUrl(),
+    'Package registry the npm-package connector reads; `milkrun dev` takes it from npm’s own configuration.',
+    { hidden: true, readBy: ['poll-function', 'dev'] },
+  ),
+  outboundAllow: optional(
+    'OUTBOUND_ALLOW',
+    text('hosts, separated by commas', /^[\w.:[\]*-]+(,[\w.:[\]*-]+)*$/),
+    'Hosts connectors may call although their addresses are private.',
+    { readBy: ['poll-function', 'dev'] },
+  ),
+  pollFunctionHost: withDefault(
+    'POLL_FUNCTION_HOST',
+    text('a host name or address', HOST),
+    '127.0.0.1',
+    'Interface of the local poll function.',
+    { readBy: ['poll-function', 'dev'] },
+  ),
+  pollFunctionPort: withDefault(
+    'POLL_FUNCTION_PORT',
+    integer(0, 65_535),
+    '8012',
+    'Port of the local poll function; 0 takes a free one.',
+    { readBy: ['poll-function', 'dev'] },
   ),
   natsUrl: optional(
     'NATS_URL',

@@ -99,22 +99,13 @@ export const hostPort = (): Parser<string> =>
     return match !== null && Number(match[2]) >= 1 && Number(match[2]) <= 65_535 ? value : undefined;
   });
 
-export type ObjectStoreSetting =
-  | { readonly kind: 'memory' }
-  | { readonly kind: 'fs'; readonly path: string }
-  | { readonly kind: 's3'; readonly bucket: string; readonly prefix: string; readonly endpoint?: string };
-
-export const objectStore = (): Parser<ObjectStoreSetting> =>
+/** The form only: the object store reads the rest of it, and refuses what it cannot use, when it is opened. */
+export const objectStore = (): Parser<string> =>
   parser('fs:PATH, memory: or s3://bucket/prefix?endpoint=URL', (value) => {
-    if (value === 'memory:') return Object.freeze({ kind: 'memory' });
-    if (value.startsWith('fs:') && value.length > 3) return Object.freeze({ kind: 'fs', path: value.slice(3) });
+    if (value === 'memory:' || (value.startsWith('fs:') && value.length > 3)) return value;
     const url = URL.parse(value);
-    if (url?.protocol !== 's3:' || !/^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$/.test(url.hostname)) return undefined;
-    const known = [...url.searchParams.keys()].every((name) => name === 'endpoint');
-    const endpoint = url.searchParams.get('endpoint');
-    if (!known || url.username !== '' || (endpoint !== null && !isUrl(endpoint, ['http:', 'https:']))) return undefined;
-    const prefix = url.pathname.replace(/^\/+|\/+$/g, '');
-    return Object.freeze({ kind: 's3', bucket: url.hostname, prefix, ...(endpoint === null ? {} : { endpoint }) });
+    const isBucket = url?.protocol === 's3:' && /^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$/.test(url.hostname);
+    return isBucket && url.username === '' && url.password === '' ? value : undefined;
   });
 
 /** Base64 of 32 bytes, in the setting or in a file. `readFile` gives a file's text or throws. */

@@ -60,7 +60,7 @@ test('the defaults are those of the reference, and the object is frozen', () => 
     maxRetryCounter: 3,
     defaultPipeline: 'v2',
     home: '.milkrun',
-    objectStore: { kind: 'fs', path: '.milkrun/objects' },
+    objectStore: 'fs:.milkrun/objects',
     temporal: { address: '127.0.0.1:7233', namespace: 'default' },
   });
   expect(config.pollCap).toBeUndefined();
@@ -75,7 +75,7 @@ test.each([
   ['DISPATCH_TICK', '500ms', 'dispatchTickMs', 500],
   ['POLL_DEADLINE', '1m', 'pollDeadlineMs', 60_000],
   ['LEASE_TTL', '1h', 'leaseTtlMs', 3_600_000],
-  ['OBJECT_STORE', 'memory:', 'objectStore', { kind: 'memory' }],
+  ['OBJECT_STORE', 'memory:', 'objectStore', 'memory:'],
   ['POLL_BYTE_BUDGET', '1GiB', 'pollByteBudget', 1024 ** 3],
   ['CONTROL_PLANE_URL', 'https://apollo.example/v1/', 'controlPlaneUrl', 'https://apollo.example/v1'],
   ['STATSD_ADDRESS', '[::1]:8125', 'statsdAddress', '[::1]:8125'],
@@ -83,11 +83,16 @@ test.each([
   expect(load({ [name]: value })[key]).toEqual(wanted);
 });
 
-test('an s3 store has bucket, prefix and endpoint', () => {
+test('an s3 store comes with a key', () => {
   const BLOB_KEY = randomBytes(32).toString('base64');
-  const config = load({ OBJECT_STORE: 's3://bkt/a/b/?endpoint=http://127.0.0.1:9000', BLOB_KEY });
-  expect(config.objectStore).toEqual({ kind: 's3', bucket: 'bkt', prefix: 'a/b', endpoint: 'http://127.0.0.1:9000' });
+  const OBJECT_STORE = 's3://bkt/a/b/?endpoint=http://127.0.0.1:9000';
+  const config = load({ OBJECT_STORE, BLOB_KEY });
+  expect(config.objectStore).toBe(OBJECT_STORE);
   expect(config.blobKey?.reveal()).toBe(BLOB_KEY);
+});
+
+test('the registry address is not shown', () => {
+  expect(printConfig(load({ NPM_REGISTRY: 'https://packages.inside.example/npm/' }))).not.toContain('inside');
 });
 
 test('BLOB_KEY may lie in a file', () => {
@@ -113,7 +118,7 @@ test.each([
   ['TIMER_SHARDS', '65'],
   ['DEFAULT_PIPELINE', 'V2'],
   ['OBJECT_STORE', 's3:bucket'],
-  ['OBJECT_STORE', 's3://bkt?endpiont=http://x'],
+  ['OBJECT_STORE', 's3://u:p@bkt'],
   ['OBJECT_STORE', 'fs:'],
   ['CONTROL_PLANE_URL', 'ftp://x'],
   ['CONTROL_PLANE_URL', 'apollo.example'],
@@ -145,13 +150,15 @@ test('every problem is listed at once', () => {
   ]);
 });
 
+const REGISTRY_KEY = Buffer.alloc(32, 7).toString('base64');
+
 test('ENGINE_KEY is needed off loopback, BLOB_KEY with s3, by the engine only', () => {
   for (const host of ['127.0.0.1', '127.0.0.9', 'localhost', '::1'])
     expect(problemsOf({ ENGINE_HOST: host })).toEqual([]);
   expect(problemsOf({ ENGINE_HOST: '0.0.0.0' })[0]).toMatchObject({ name: 'ENGINE_KEY' });
   expect(problemsOf({ ENGINE_HOST: '0.0.0.0', ENGINE_KEY: 'k'.repeat(16) })).toEqual([]);
   expect(problemsOf({ OBJECT_STORE: 's3://bkt' })[0]).toMatchObject({ name: 'BLOB_KEY' });
-  expect(problemsOf({ REGISTRYDB_URL: 'postgres://h/r', OBJECT_STORE: 's3://bkt' }, 'api')).toEqual([]);
+  expect(problemsOf({ REGISTRYDB_URL: 'postgres://h/r', REGISTRY_KEY, OBJECT_STORE: 's3://bkt' }, 'api')).toEqual([]);
 });
 
 test.each([
@@ -255,7 +262,7 @@ test('Temporal is configured by its own settings', () => {
 
 test('each process needs only its own settings', () => {
   expect(problemsOf({}, 'worker').map(({ name }) => name)).toEqual(['WORKERDB_URL', 'CONTROL_PLANE_URL']);
-  expect(problemsOf({}, 'api').map(({ name }) => name)).toEqual(['REGISTRYDB_URL']);
+  expect(problemsOf({}, 'api').map(({ name }) => name)).toEqual(['REGISTRYDB_URL', 'REGISTRY_KEY']);
   expect(problemsOf({}, 'poll-function')).toEqual([]);
   expect(problemsOf(WORKER, 'worker')).toEqual([]);
 });
