@@ -15,8 +15,9 @@ const ANY = '*';
 const ARROWS: Readonly<Record<string, readonly string[]>> = {
   core: [],
   // Adapters: one port each, and they never know of each other.
-  workerdb: ['core'],
-  registrydb: ['core'],
+  workerdb: ['core', 'migrator'],
+  registrydb: ['core', 'migrator'],
+  migrator: [],
   'object-store': ['core'],
   'control-plane': ['core'],
   'poll-runner': ['core'],

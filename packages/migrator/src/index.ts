@@ -1,0 +1,1 @@
+export { createMigrator, type Migrator, type MigratorOptions, SchemaMismatch } from './migrator.ts';

@@ -1,0 +1,131 @@
+/**
+ * Reading the change feed: pages, cursors, and waiting for the next change.
+ *
+ * A cursor is `{feed}.{base}.{seq}`: which database it belongs to, where the feed ended when the reading began from the
+ * start, and the last row read. Rows up to `base` are the state of things (instructions that are done are left out,
+ * what the engine remembered is given back); rows behind it are changes, each of which is shown.
+ */
+import { sql } from 'drizzle-orm';
+import { iso, type Store } from './database.ts';
+import { FEED_CHANNEL } from './feed-append.ts';
+
+export interface FeedPage {
+  /** Records as JSON text. */
+  readonly changes: readonly string[];
+  readonly next: string;
+  readonly more: boolean;
+}
+
+export interface Feed {
+  /** One page, or `expired` when the cursor is unknown or older than the oldest tombstone. */
+  read(after: string | null, limit: number): Promise<FeedPage | 'expired'>;
+  /** A number that rises with each change this process has heard of. */
+  heard(): number;
+  /** Resolves when `heard()` is above `since`, after `ms`, or when the signal aborts; says nothing about which. */
+  wait(since: number, ms: number, signal: AbortSignal): Promise<void>;
+  close(): Promise<void>;
+}
+
+/** Bytes of records and states in one page; a single larger record still comes, alone. */
+const PAGE_BYTES = 4 * 1024 * 1024;
+
+interface Cursor {
+  readonly base: number;
+  readonly seq: number;
+}
+
+export function createFeed({ db, sql: client }: Store): Feed {
+  let heard = 0;
+  const waiting = new Set<() => void>();
+  const hear = (): void => {
+    heard += 1;
+    for (const wake of waiting) wake();
+  };
+  // Behind a pooler that cannot LISTEN, readers look again every second instead.
+  const listening = client.listen(FEED_CHANNEL, hear).catch(() => undefined);
+
+  async function read(after: string | null, limit: number): Promise<FeedPage | 'expired'> {
+    const [state] = await db.execute<{ feed_id: string; purged: string; head: string }>(sql`
+      select feed_id, purged_seq as purged, greatest(purged_seq, (select coalesce(max(seq), 0) from trigger_changes)) as head
+      from feed_state`);
+    if (state === undefined) throw new Error('feed_state has no row');
+    const head = Number(state.head);
+    const cursor = after === null ? { base: head, seq: 0 } : parse(after, state.feed_id);
+    if (cursor === undefined || cursor.seq > head || Math.max(cursor.base, cursor.seq) < Number(state.purged)) {
+      return 'expired';
+    }
+    const rows = await db.execute<Row>(sql`
+      with page as (
+        select c.*, p.primed, p.poll_state, p.updated_at as state_at,
+               sum(octet_length(c.record) + coalesce(octet_length(p.poll_state), 0)) over (order by c.seq) as bytes
+        from (select * from trigger_changes
+              where seq > ${cursor.seq} and (not superseded or seq > ${cursor.base})
+              order by seq limit ${limit + 1}) c
+        left join poll_states p on p.trigger_id = c.trigger_id)
+      select seq, trigger_id, config_version, op, record, rewind_cursor, poll_now, resume, changed_at, primed, poll_state, state_at
+      from page where bytes is null or bytes <= ${PAGE_BYTES} or seq = (select min(seq) from page) order by seq`);
+    const shown = rows.slice(0, limit);
+    const seq = shown.length === 0 ? cursor.seq : Number(shown.at(-1)?.seq);
+    const next = shown.length === 0 && after !== null ? after : `${state.feed_id}.${cursor.base}.${seq}`;
+    // A page cut by bytes has fewer rows than were asked for, so the end is known by the head, not by the count.
+    return { changes: shown.map((row) => textOf(row, cursor)), next, more: shown.length > 0 && seq < head };
+  }
+
+  return {
+    read,
+    heard: () => heard,
+    wait(since, ms, signal) {
+      if (heard > since || signal.aborted) return Promise.resolve();
+      return new Promise((resolve) => {
+        const done = (): void => {
+          clearTimeout(timer);
+          waiting.delete(done);
+          signal.removeEventListener('abort', done);
+          resolve();
+        };
+        const timer = setTimeout(done, ms);
+        waiting.add(done);
+        signal.addEventListener('abort', done);
+      });
+    },
+    async close() {
+      const listener = await listening;
+      await listener?.unlisten();
+    },
+  };
+}
+
+interface Row extends Record<string, unknown> {
+  seq: string;
+  trigger_id: string;
+  config_version: string;
+  op: 'upsert' | 'delete';
+  record: string | null;
+  rewind_cursor: string | null;
+  poll_now: boolean;
+  resume: string | null;
+  changed_at: string;
+  primed: boolean | null;
+  poll_state: string | null;
+  state_at: string | null;
+}
+
+function textOf(row: Row, cursor: Cursor): string {
+  if (row.record === null) {
+    return JSON.stringify({ op: 'delete', triggerId: row.trigger_id, configVersion: Number(row.config_version) });
+  }
+  const isState = Number(row.seq) <= cursor.base;
+  // A state the engine reported after the change says that the change's instruction has been carried out.
+  const isDone = isState && row.poll_state !== null && row.state_at !== null && iso(row.state_at) > iso(row.changed_at);
+  const parts = [row.record.slice(0, -1), `"primed":${row.primed ?? false}`];
+  if (!isDone && row.rewind_cursor !== null) parts.push(`"cursor":${row.rewind_cursor}`);
+  if (!isDone && row.poll_now) parts.push('"pollNow":true');
+  if (!isDone && row.resume !== null) parts.push(`"resume":${JSON.stringify(row.resume)}`);
+  if (isState && row.poll_state !== null) parts.push(`"pollState":${JSON.stringify(row.poll_state)}`);
+  return `${parts.join(',')}}`;
+}
+
+function parse(text: string, feedId: string): Cursor | undefined {
+  const [, feed, base, seq] = /^([0-9a-f]+)\.(\d{1,15})\.(\d{1,15})$/.exec(text) ?? [];
+  return feed === feedId ? { base: Number(base), seq: Number(seq) } : undefined;
+}

@@ -1,0 +1,12 @@
+export type { AuditEntry } from './audit.ts';
+export type { AuthAnswer, ConnectionPatch, Connections, ConnectionView, Credentials } from './connections.ts';
+export { sqlStateOf } from './database.ts';
+export type { Events, EventView } from './events.ts';
+export type { Feed, FeedPage } from './feed.ts';
+export type { Begun, Idempotency } from './idempotency.ts';
+export { type ApiKeys, type ApiKeyView, SCOPES, type Scope, type VerifiedKey } from './keys.ts';
+export { type Actor, type ProblemKind, RegistryProblem } from './problem.ts';
+export { openRegistry, type Registry, type RegistryOptions, registryMigrator } from './registry.ts';
+export type { IncomingEvent, IncomingState, StoredState } from './state.ts';
+export type { TriggerFilter, TriggerStatus, TriggerView } from './trigger-views.ts';
+export type { TriggerInput, TriggerPatch, Triggers, WriteOptions } from './triggers.ts';

@@ -1,0 +1,86 @@
+/** registrydb as one thing: opened once by the API, closed at its end. */
+import { join } from 'node:path';
+import { type Clock, type Log, noLog, type Rng } from '@milkrun/core';
+import { createMigrator } from '@milkrun/migrator';
+import { sql } from 'drizzle-orm';
+import { type AuditEntry, listAudit } from './audit.ts';
+import { type Connections, createConnections } from './connections.ts';
+import { openStore } from './database.ts';
+import { createEvents, type Events } from './events.ts';
+import { createFeed, type Feed } from './feed.ts';
+import { createIdempotency, type Idempotency } from './idempotency.ts';
+import { type ApiKeys, createApiKeys } from './keys.ts';
+import { type Purged, purge } from './purge.ts';
+import { createSealer } from './sealing.ts';
+import { createStateWriter, type IncomingState, type StoredState } from './state.ts';
+import { createTriggers, type Triggers } from './triggers.ts';
+
+export interface RegistryOptions {
+  /** PostgreSQL URL. */
+  readonly url: string;
+  /** 32 bytes or more; the keys for credentials and API keys are derived from it. Losing it loses the credentials. */
+  readonly masterKey: Uint8Array;
+  readonly clock: Clock;
+  readonly rng: Rng;
+  readonly log?: Log;
+  /** False: refuse a schema that is not up to date instead of migrating it. Default true. */
+  readonly migrate?: boolean;
+  /** Connections of the pool; default 16. */
+  readonly connections?: number;
+}
+
+export interface Registry {
+  readonly keys: ApiKeys;
+  readonly connections: Connections;
+  readonly triggers: Triggers;
+  readonly feed: Feed;
+  readonly events: Events;
+  readonly idempotency: Idempotency;
+  storeState(input: IncomingState): Promise<StoredState>;
+  audit(tenantId: string, filter: Parameters<typeof listAudit>[2]): Promise<readonly AuditEntry[]>;
+  /** Removes events older than 90 days, tombstones older than 30, idempotency keys older than one. */
+  purge(days?: { readonly events: number; readonly tombstones: number }): Promise<Purged>;
+  /** Throws when the database cannot be reached. */
+  ping(): Promise<void>;
+  close(): Promise<void>;
+}
+
+export const registryMigrator = createMigrator({
+  database: 'registrydb',
+  directory: join(import.meta.dirname, '..', 'migrations'),
+  table: 'registry_migrations',
+  lock: 7103,
+});
+
+/** Opens the registry, migrating it first. Throws SchemaMismatch or the driver's error. */
+export async function openRegistry(options: RegistryOptions): Promise<Registry> {
+  const { url, masterKey, clock, rng, log = noLog } = options;
+  const sealer = createSealer(masterKey, rng);
+  const store = openStore({ url, connections: options.connections });
+  try {
+    if (options.migrate === false) await registryMigrator.assertMigrated(store.sql);
+    else await registryMigrator.migrate(store.sql);
+  } catch (error) {
+    await store.sql.end({ timeout: 0 });
+    throw error;
+  }
+  const feed = createFeed(store);
+  return {
+    keys: createApiKeys(store, masterKey, clock, rng),
+    connections: createConnections({ store, sealer, clock, rng, log }),
+    triggers: createTriggers(store, clock, rng),
+    feed,
+    events: createEvents(store),
+    idempotency: createIdempotency(store),
+    storeState: createStateWriter(store),
+    audit: (tenantId, filter) => listAudit(store.db, tenantId, filter),
+    purge: (days = { events: 90, tombstones: 30 }) => purge(store, days),
+    async ping() {
+      await store.db.execute(sql`select 1`);
+    },
+    async close() {
+      await feed.close().catch(() => undefined);
+      await store.sql.end({ timeout: 5 });
+    },
+  };
+}

@@ -1,0 +1,74 @@
+/** `/state`: what the engine delivers and reports, stored in one statement a call. */
+import { sql } from 'drizzle-orm';
+import type { Store } from './database.ts';
+
+export interface IncomingEvent {
+  readonly eventId: string;
+  readonly triggerId: string;
+  readonly type: string;
+  /** RFC 3339 or null. */
+  readonly occurredAt: string | null;
+  /** The whole CloudEvent as JSON text. */
+  readonly record: string;
+}
+
+export interface IncomingState {
+  /** Each trigger once. */
+  readonly triggers: readonly { readonly triggerId: string; readonly pollState: string | null }[];
+  readonly events: readonly IncomingEvent[];
+  readonly lifecycle: readonly {
+    readonly triggerId: string;
+    readonly at: string;
+    readonly state: string;
+    readonly code: string;
+    readonly configVersion: number;
+  }[];
+}
+
+export interface StoredState {
+  /** Triggers that exist; the others are gone. */
+  readonly known: ReadonlySet<string>;
+  /** Events that were new. */
+  readonly stored: number;
+}
+
+/**
+ * Stores events once by id, keeps each trigger's last state, marks it primed, and files lifecycle records. Repeats
+ * change nothing. Rows are written in order of their keys, so that two calls with the same rows do not deadlock.
+ */
+export function createStateWriter({ transact }: Store) {
+  return (input: IncomingState): Promise<StoredState> =>
+    transact(async (tx) => {
+      const rows = await tx.execute<{ id: string; stored: string }>(sql`
+        with given as materialized (
+          select id, state from json_to_recordset(${JSON.stringify(input.triggers.map(({ triggerId: id, pollState: state }) => ({ id, state })))}::text::json)
+            as g(id uuid, state text)),
+        known as materialized (
+          select t.id, t.tenant_id, g.state from given g join triggers t on t.id = g.id where t.deleted_at is null),
+        stored as (
+          insert into events (event_id, trigger_id, tenant_id, type, occurred_at, record)
+          select e."eventId", k.id, k.tenant_id, e.type, e."occurredAt", e.record
+          from json_to_recordset(${JSON.stringify(input.events)}::text::json)
+            as e("eventId" text, "triggerId" uuid, type text, "occurredAt" timestamptz, record text)
+          join known k on k.id = e."triggerId"
+          order by e."eventId"
+          on conflict (event_id) do nothing
+          returning 1),
+        states as (
+          insert into poll_states (trigger_id, primed, poll_state, updated_at)
+          select k.id, true, k.state, statement_timestamp() from known k order by k.id
+          on conflict (trigger_id) do update set primed = true,
+            poll_state = coalesce(excluded.poll_state, poll_states.poll_state),
+            updated_at = case when excluded.poll_state is null then poll_states.updated_at else excluded.updated_at end
+          where not poll_states.primed or excluded.poll_state is not null),
+        filed as (
+          insert into trigger_lifecycle (trigger_id, at, state, code, config_version)
+          select l."triggerId", l.at, l.state, l.code, l."configVersion"
+          from json_to_recordset(${JSON.stringify(input.lifecycle)}::text::json)
+            as l("triggerId" uuid, at timestamptz, state text, code text, "configVersion" bigint)
+          order by 1, 2, 3, 4
+          on conflict do nothing)
+        select k.id::text as id, (select count(*) from stored) as stored from known k`);
+      return { known: new Set(rows.map(({ id }) => id)), stored: Number(rows[0]?.stored ?? 0) };
+    });
+}

@@ -1,0 +1,331 @@
+/**
+ * Writes of triggers. Each is one transaction: the row, its audit entry, and, last, its record in the feed, so that
+ * what the engine is told is exactly what was committed.
+ */
+import { type Clock, type Rng, uuidv7 } from '@milkrun/core';
+import { and, eq, isNull, sql } from 'drizzle-orm';
+import { record } from './audit.ts';
+import { checkVersion } from './connections.ts';
+import type { Runner, Store, Transaction } from './database.ts';
+import { appendChanges, type Instruction } from './feed-append.ts';
+import { type Actor, RegistryProblem } from './problem.ts';
+import { connections, type TriggerRow, triggers } from './schema.ts';
+import { listTriggers, selectTriggers, type TriggerFilter, type TriggerView } from './trigger-views.ts';
+
+export interface PollPolicyInput {
+  readonly dedupe: TriggerRow['pollDedupe'];
+  readonly overlapSeconds?: number | undefined;
+  readonly repeatable: boolean;
+}
+
+export interface TriggerInput {
+  readonly deduplicationKey?: string | undefined;
+  readonly name?: string | undefined;
+  readonly tags: readonly string[];
+  readonly toolkit: string;
+  readonly slug: string;
+  readonly version: string;
+  /** JSON text of an object. */
+  readonly config: string;
+  readonly connectionId: string;
+  readonly intervalSeconds: number;
+  readonly enabled: boolean;
+  /** RFC 3339. */
+  readonly since?: string | undefined;
+  readonly poll: PollPolicyInput;
+}
+
+export interface TriggerPatch {
+  readonly name?: string | null | undefined;
+  readonly tags?: readonly string[] | undefined;
+  readonly version?: string | undefined;
+  readonly config?: string | undefined;
+  readonly connectionId?: string | undefined;
+  readonly intervalSeconds?: number | undefined;
+  readonly since?: string | null | undefined;
+  readonly poll?: PollPolicyInput | undefined;
+}
+
+/** What a write is conditional on and why it is done. */
+export interface WriteOptions {
+  /** `configVersion` the caller last saw. */
+  readonly ifVersion?: number | undefined;
+  readonly reason?: string | undefined;
+}
+
+export interface Triggers {
+  get(tenantId: string, id: string): Promise<TriggerView>;
+  list(tenantId: string, filter: TriggerFilter): Promise<readonly TriggerView[]>;
+  /** Creates, or changes the trigger with the same deduplication key; a definition that says the same changes nothing. */
+  upsert(actor: Actor, input: TriggerInput): Promise<{ readonly trigger: TriggerView; readonly created: boolean }>;
+  patch(actor: Actor, id: string, patch: TriggerPatch, options?: WriteOptions): Promise<TriggerView>;
+  remove(actor: Actor, id: string, options?: WriteOptions): Promise<void>;
+  enable(actor: Actor, id: string, resume: 'cursor' | 'now', options?: WriteOptions): Promise<TriggerView>;
+  disable(actor: Actor, id: string, options?: WriteOptions): Promise<TriggerView>;
+  /** Lifts a halt: goes on from the old cursor, or primes again from now. */
+  resume(actor: Actor, id: string, from: 'cursor' | 'now', options?: WriteOptions): Promise<TriggerView>;
+  pollNow(actor: Actor, id: string, options?: WriteOptions): Promise<TriggerView>;
+  /** Goes back to a cursor (JSON text), or primes again from an instant. What the engine remembered is dropped. */
+  rewind(
+    actor: Actor,
+    id: string,
+    to: { readonly cursor: string } | { readonly since: string },
+    options?: WriteOptions,
+  ): Promise<TriggerView>;
+}
+
+type Fields = Partial<typeof triggers.$inferInsert>;
+
+interface Write {
+  readonly action: string;
+  readonly options: WriteOptions | undefined;
+  /** New values, or undefined: nothing to do. */
+  readonly change: (row: TriggerRow, tx: Transaction) => Promise<Fields | undefined> | Fields | undefined;
+  readonly lifts?: (before: TriggerRow, fields: Fields) => boolean;
+  readonly instruction?: Instruction;
+}
+
+/** A new configuration, version or connection is what a halted trigger may have been waiting for. */
+const liftingFields = (_before: TriggerRow, fields: Fields): boolean =>
+  fields.config !== undefined || fields.connectionId !== undefined || fields.version !== undefined;
+
+export function createTriggers({ db, transact }: Store, clock: Clock, rng: Rng): Triggers {
+  async function viewOf(runner: Runner, id: string): Promise<TriggerView> {
+    const [view] = await selectTriggers(runner, sql`t.id = ${id}::uuid`, 1);
+    return view as TriggerView;
+  }
+
+  async function save(
+    tx: Transaction,
+    actor: Actor,
+    row: TriggerRow,
+    fields: Fields,
+    write: Omit<Write, 'change'>,
+  ): Promise<void> {
+    const configVersion = row.configVersion + 1;
+    const lifts = write.lifts?.(row, fields) ?? false;
+    const [saved] = await tx
+      .update(triggers)
+      .set({
+        ...fields,
+        configVersion,
+        updatedAt: sql`statement_timestamp()`,
+        ...(lifts ? { liftedVersion: configVersion } : {}),
+      })
+      .where(eq(triggers.id, row.id))
+      .returning();
+    const detail = JSON.stringify({ fields: Object.keys(fields), configVersion });
+    await record(tx, {
+      actor,
+      action: write.action,
+      kind: 'trigger',
+      ids: [row.id],
+      reason: write.options?.reason,
+      detail,
+    });
+    await appendChanges(tx, [saved as TriggerRow], write.instruction);
+  }
+
+  const write = (actor: Actor, id: string, job: Write): Promise<TriggerView> =>
+    transact(async (tx) => {
+      const row = await lock(tx, actor.tenantId, id);
+      checkVersion(row.configVersion, job.options?.ifVersion);
+      const fields = await job.change(row, tx);
+      if (fields !== undefined) await save(tx, actor, row, fields, job);
+      return viewOf(tx, id);
+    });
+
+  return {
+    async get(tenantId, id) {
+      const [view] = await selectTriggers(db, sql`t.id = ${id}::uuid and t.tenant_id = ${tenantId}`, 1);
+      if (view === undefined) throw missing(id);
+      return view;
+    },
+    list: (tenantId, filter) => listTriggers(db, tenantId, filter),
+    upsert: (actor, input) =>
+      transact(async (tx) => {
+        await requireConnection(tx, actor.tenantId, input.connectionId, input.toolkit);
+        const fields = fieldsOf(input);
+        if (input.deduplicationKey !== undefined) {
+          // Two first upserts of one key at once: the second waits here and finds the first one's row.
+          await tx.execute(
+            sql`select pg_advisory_xact_lock(7102, hashtext(${`${actor.tenantId} ${input.deduplicationKey}`}))`,
+          );
+          const [row] = await tx
+            .select()
+            .from(triggers)
+            .where(
+              and(
+                eq(triggers.tenantId, actor.tenantId),
+                eq(triggers.deduplicationKey, input.deduplicationKey),
+                isNull(triggers.deletedAt),
+              ),
+            )
+            .for('update');
+          if (row !== undefined) {
+            const changed = changedFields(row, fields);
+            // Enabling is a wish of its own: an upsert repeated by a script does not undo a person's disable.
+            delete changed.enabled;
+            if (Object.keys(changed).length > 0) {
+              if (changed.toolkit !== undefined || changed.slug !== undefined) {
+                throw new RegistryProblem(
+                  'conflict',
+                  `deduplicationKey belongs to trigger ${row.id} of ${row.toolkit}/${row.slug}`,
+                );
+              }
+              await save(tx, actor, row, changed, { action: 'changed', options: undefined, lifts: liftingFields });
+            }
+            return { trigger: await viewOf(tx, row.id), created: false };
+          }
+        }
+        const id = uuidv7(clock, rng);
+        const [row] = await tx
+          .insert(triggers)
+          .values({
+            ...fields,
+            id,
+            tenantId: actor.tenantId,
+            deduplicationKey: input.deduplicationKey ?? null,
+            ...(input.enabled ? {} : { disabledAt: sql`statement_timestamp()`, disabledBy: actor.name }),
+          })
+          .returning();
+        await record(tx, { actor, action: 'created', kind: 'trigger', ids: [id] });
+        await appendChanges(tx, [row as TriggerRow]);
+        return { trigger: await viewOf(tx, id), created: true };
+      }),
+    patch: (actor, id, patch, options) =>
+      write(actor, id, {
+        action: 'changed',
+        options,
+        lifts: liftingFields,
+        async change(row, tx) {
+          if (patch.connectionId !== undefined)
+            await requireConnection(tx, actor.tenantId, patch.connectionId, row.toolkit);
+          const changed = changedFields(row, patchFields(patch));
+          return Object.keys(changed).length === 0 ? undefined : changed;
+        },
+      }),
+    async remove(actor, id, options) {
+      await transact(async (tx) => {
+        const row = await lock(tx, actor.tenantId, id);
+        checkVersion(row.configVersion, options?.ifVersion);
+        await tx.execute(sql`delete from poll_states where trigger_id = ${id}::uuid`);
+        await save(
+          tx,
+          actor,
+          row,
+          { deletedAt: sql`statement_timestamp()` as never, enabled: row.enabled },
+          { action: 'deleted', options },
+        );
+      });
+    },
+    enable: (actor, id, resume, options) =>
+      write(actor, id, {
+        action: 'enabled',
+        options,
+        lifts: () => true,
+        instruction: { resume },
+        change: (row) =>
+          row.enabled ? undefined : { enabled: true, disabledAt: null, disabledBy: null, disabledReason: null },
+      }),
+    disable: (actor, id, options) =>
+      write(actor, id, {
+        action: 'disabled',
+        options,
+        change: (row) =>
+          row.enabled
+            ? {
+                enabled: false,
+                disabledAt: sql`statement_timestamp()` as never,
+                disabledBy: actor.name,
+                disabledReason: options?.reason ?? null,
+              }
+            : undefined,
+      }),
+    resume: (actor, id, resume, options) =>
+      write(actor, id, { action: 'resumed', options, lifts: () => true, instruction: { resume }, change: () => ({}) }),
+    pollNow: (actor, id, options) =>
+      write(actor, id, { action: 'poll_requested', options, instruction: { pollNow: true }, change: () => ({}) }),
+    rewind: (actor, id, to, options) =>
+      write(actor, id, {
+        action: 'rewound',
+        options,
+        lifts: () => true,
+        instruction:
+          'cursor' in to ? { rewindCursor: to.cursor, resume: 'cursor' } : { rewindCursor: 'null', resume: 'now' },
+        async change(_row, tx) {
+          const primed = 'cursor' in to;
+          await tx.execute(sql`
+            update poll_states set poll_state = null, primed = primed and ${primed}, updated_at = statement_timestamp()
+            where trigger_id = ${id}::uuid`);
+          return primed ? {} : { since: new Date(to.since) };
+        },
+      }),
+  };
+}
+
+const missing = (id: string): RegistryProblem => new RegistryProblem('not_found', `no trigger ${id}`);
+
+async function lock(tx: Transaction, tenantId: string, id: string): Promise<TriggerRow> {
+  const where = and(eq(triggers.id, id), eq(triggers.tenantId, tenantId), isNull(triggers.deletedAt));
+  const [row] = await tx.select().from(triggers).where(where).for('update');
+  if (row === undefined) throw missing(id);
+  return row;
+}
+
+async function requireConnection(tx: Transaction, tenantId: string, id: string, toolkit: string): Promise<void> {
+  const where = and(eq(connections.id, id), eq(connections.tenantId, tenantId), isNull(connections.deletedAt));
+  const [row] = await tx.select({ toolkit: connections.toolkit }).from(connections).where(where).for('key share');
+  if (row === undefined) throw new RegistryProblem('invalid', `no connection ${id}`, 'connectionId');
+  if (row.toolkit !== toolkit) {
+    throw new RegistryProblem(
+      'invalid',
+      `connection ${id} is of toolkit ${row.toolkit}, not ${toolkit}`,
+      'connectionId',
+    );
+  }
+}
+
+function fieldsOf(input: TriggerInput) {
+  return {
+    name: input.name ?? null,
+    tags: [...input.tags],
+    toolkit: input.toolkit,
+    slug: input.slug,
+    version: input.version,
+    config: input.config,
+    connectionId: input.connectionId,
+    intervalSeconds: input.intervalSeconds,
+    enabled: input.enabled,
+    since: input.since === undefined ? null : new Date(input.since),
+    ...policyFields(input.poll),
+  };
+}
+
+const policyFields = ({ dedupe, overlapSeconds, repeatable }: PollPolicyInput) => ({
+  pollDedupe: dedupe,
+  pollOverlapSeconds: overlapSeconds ?? null,
+  pollRepeatable: repeatable,
+});
+
+function patchFields(patch: TriggerPatch): Fields {
+  const { name, tags, version, config, connectionId, intervalSeconds, since, poll } = patch;
+  const given = {
+    name,
+    tags: tags === undefined ? undefined : [...tags],
+    version,
+    config,
+    connectionId,
+    intervalSeconds,
+    since: typeof since === 'string' ? new Date(since) : since,
+    ...(poll === undefined ? {} : policyFields(poll)),
+  };
+  return Object.fromEntries(Object.entries(given).filter(([, value]) => value !== undefined)) as Fields;
+}
+
+/** The fields whose value differs from the row's. */
+function changedFields(row: TriggerRow, fields: Fields): Fields {
+  const same = (a: unknown, b: unknown): boolean => JSON.stringify(a) === JSON.stringify(b);
+  const entries = Object.entries(fields).filter(([key, value]) => !same(value, row[key as keyof TriggerRow]));
+  return Object.fromEntries(entries) as Fields;
+}
