@@ -46,14 +46,20 @@ export interface AddressGuard {
   ): void;
 }
 
-/** `allow`: host names, addresses and CIDR ranges the operator trusts, such as `127.0.0.0/8` or `npm.corp.example`. */
-export function createAddressGuard(allow: readonly string[]): AddressGuard {
+/**
+ * `trusted`: what the operator trusts: addresses, CIDR ranges (`10.1.0.0/16`), host names, and names below a name
+ * (`*.corp.example`).
+ */
+export function createAddressGuard(trusted: readonly string[]): AddressGuard {
+  const allow = trusted.map((entry) => entry.replace(/^\[|\]$/g, ''));
   const forbiddenV4 = listOf(FORBIDDEN_V4);
   const publicV6 = listOf([PUBLIC_V6]);
   const forbiddenV6 = listOf(FORBIDDEN_V6);
   const ranges = allow.filter((entry) => isIP(entry.split('/')[0] ?? '') !== 0);
   const allowed = listOf(ranges);
-  const allowedNames = new Set(allow.filter((entry) => !ranges.includes(entry)).map((name) => name.toLowerCase()));
+  const names = allow.filter((entry) => !ranges.includes(entry)).map((name) => name.toLowerCase());
+  const exactNames = new Set(names);
+  const suffixes = names.filter((name) => name.startsWith('*.')).map((name) => name.slice(1));
 
   const isAllowed = (address: string): boolean => {
     const family = isIP(address);
@@ -62,18 +68,20 @@ export function createAddressGuard(allow: readonly string[]): AddressGuard {
     if (family === 4) return !forbiddenV4.check(address, 'ipv4');
     return publicV6.check(address, 'ipv6') && !forbiddenV6.check(address, 'ipv6');
   };
+  const isTrustedName = (name: string): boolean =>
+    exactNames.has(name) || suffixes.some((suffix) => name.endsWith(suffix));
   const refused = (address: string): AddressRefused => new AddressRefused(`the address ${address} may not be called`);
   const bare = (host: string): string => (host.startsWith('[') ? host.slice(1, -1) : host).toLowerCase();
 
   return {
     assertHost(host) {
       const name = bare(host);
-      if (isIP(name) !== 0 && !isAllowed(name) && !allowedNames.has(name)) throw refused(name);
+      if (isIP(name) !== 0 && !isAllowed(name)) throw refused(name);
     },
     lookup(host, options, callback) {
       lookup(host, { ...options, all: true }, (error, addresses) => {
         if (error !== null) return callback(error, []);
-        const wrong = allowedNames.has(bare(host)) ? undefined : addresses.find(({ address }) => !isAllowed(address));
+        const wrong = isTrustedName(bare(host)) ? undefined : addresses.find(({ address }) => !isAllowed(address));
         if (wrong !== undefined) return callback(refused(wrong.address), []);
         const [first] = addresses;
         if (first === undefined) return callback(new Error(`no address for ${host}`), []);

@@ -50,6 +50,18 @@ describe('address guard', () => {
     },
   );
 
+  it('lets names below a trusted one resolve to any address, and no name that only ends alike', async () => {
+    const lookup = (host: string): Promise<unknown> =>
+      new Promise((resolve) => {
+        createAddressGuard(['*.localhost', '[::1]']).lookup(host, { all: true }, (error, found) =>
+          resolve(error ?? found),
+        );
+      });
+    expect(await lookup('api.localhost')).not.toBeInstanceOf(AddressRefused);
+    expect(await lookup('localhost')).toBeInstanceOf(AddressRefused);
+    expect(() => createAddressGuard(['[::1]']).assertHost('[::1]')).not.toThrow();
+  });
+
   it('checks what a name resolves to', async () => {
     const lookup = (allow: string[]): Promise<unknown> =>
       new Promise((resolve) => {
