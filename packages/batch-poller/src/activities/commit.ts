@@ -1,0 +1,111 @@
+/**
+ * commit: the only writer of PostgreSQL rows, database first, then arm.
+ *
+ * In: any state. Out: `committed`; what needs another hop keeps its lease. Forced on the last hop and on cancel: then the
+ * batch ends whatever happened, so that no lease leaks (S8, L1).
+ * Again: the same epoch answers `already`, and arms too.
+ */
+import {
+  type BatchPollerInput,
+  type CommitRow,
+  type HeldEvent,
+  hopBackoffSeconds,
+  STEP_BUDGET_SECONDS,
+  type TriggerState,
+} from '@milkrun/core';
+import { decideRow, heldOf, needsState } from '../decide-row.ts';
+import type { BatchDeps } from '../deps.ts';
+import type { FoldedEntry } from '../fold.ts';
+import { readFolded } from '../read-batch.ts';
+import { type RunningStep, runStep, type StepContext, type StepResult } from '../step.ts';
+
+export interface CommitStepInput extends BatchPollerInput {
+  readonly force: boolean;
+  /** What the slowest dependency asked the next hop to wait, seconds. */
+  readonly askedSeconds: number;
+}
+
+export async function commit(deps: BatchDeps, input: CommitStepInput, context: StepContext): Promise<StepResult> {
+  return runStep(
+    deps,
+    { step: 'commit', budgetMs: STEP_BUDGET_SECONDS.commit * 1000, input, context },
+    async (running) => {
+      let folded: FoldedEntry[];
+      try {
+        folded = await readFolded(deps, input);
+      } catch (error) {
+        if (!input.force) throw error;
+        deps.log.error({ batchId: input.batchId, error: String(error) }, 'commit.snapshot_unread');
+        deps.metrics.count('polling.commit.snapshot_unread');
+        await deps.store.end(input.batchId);
+        return { status: 'ended', done: 0, left: 0 };
+      }
+      const mine = folded.filter((entry) => !running.fenced.has(entry.trigger.triggerId));
+      await keepFenced(deps, running, folded);
+      const states = await statesOf(deps, mine);
+      const rows: CommitRow[] = [];
+      let open = 0;
+      let freed = 0;
+      for (const entry of mine) {
+        const decision = decideRow(entry, states.get(entry.trigger.triggerId), input.force);
+        if (decision.kind === 'row') rows.push(decision.row);
+        else if (decision.kind === 'open') open += 1;
+        else freed += 1;
+      }
+      const end = input.force || open === 0;
+      const backoff = hopBackoffSeconds(input.retryCounter, input.askedSeconds);
+      running.open = open;
+      const result = await deps.store.commit({
+        batchId: input.batchId,
+        rows,
+        end,
+        forced: input.force && (freed > 0 || rows.some((row) => row.outcome === 'release')),
+        open,
+        ...(end ? {} : { extendSeconds: input.policy.leaseSeconds + backoff }),
+      });
+      // Database first: a wake that is lost after this line costs a tick, never a poll. `already` arms too.
+      if (result.arm || freed > 0) await deps.timers.arm(input.timerShard);
+      report(deps, rows, result);
+    if (end) deps.snapshots.forget(input.batchId);
+      return { status: 'ok', done: result.committed, left: end ? 0 : open, askedSeconds: backoff };
+    },
+  );
+}
+
+async function statesOf(deps: BatchDeps, entries: readonly FoldedEntry[]): Promise<ReadonlyMap<string, TriggerState>> {
+  const wanted = entries.filter(needsState).map((entry) => entry.trigger);
+  const states = new Map<string, TriggerState>();
+  for (let at = 0; at < wanted.length; at += 2_500) {
+    for (const state of await deps.store.readStates(wanted.slice(at, at + 2_500))) states.set(state.triggerId, state);
+  }
+  return states;
+}
+
+/** Undelivered events of fenced entries whose source cannot repeat itself are kept, unless the trigger is deleted. */
+async function keepFenced(deps: BatchDeps, running: RunningStep, folded: readonly FoldedEntry[]): Promise<void> {
+  const kept: HeldEvent[] = [];
+  for (const entry of folded) {
+    const fence = running.fenced.get(entry.trigger.triggerId);
+    if (fence === undefined || fence.deleted || entry.state !== 'polled' || entry.trigger.pollPolicy.repeatable)
+      continue;
+    const { shard, triggerId } = entry.trigger;
+    for (const event of heldOf(entry)) kept.push({ shard, triggerId, ...event });
+  }
+  if (kept.length > 0) await deps.store.holdFenced(kept);
+}
+
+function report(
+  deps: BatchDeps,
+  rows: readonly CommitRow[],
+  result: Awaited<ReturnType<BatchDeps['store']['commit']>>,
+): void {
+  deps.metrics.count('polling.commit.rows', result.committed);
+  const counts = new Map<string, number>();
+  for (const exception of result.exceptions) counts.set(exception.status, (counts.get(exception.status) ?? 0) + 1);
+  for (const [status, count] of counts) deps.metrics.count(`polling.commit.${status}`, count);
+  for (const [code, count] of Object.entries(result.halted))
+    deps.metrics.count('polling.commit.halted', count, { code });
+  let letters = 0;
+  for (const row of rows) letters += row.deadLetters?.length ?? 0;
+  if (letters > 0) deps.metrics.count('polling.commit.dead_letters', letters);
+}

@@ -1,0 +1,197 @@
+/**
+ * What a row becomes: entry state and verdict → commit row. Pure, and the only place where the verdict table meets the
+ * commit (S5, S9: each entry alone, the cursor never past an event that was not accepted or kept).
+ */
+import {
+  type ClaimedTrigger,
+  type CommitRow,
+  type DeadLetter,
+  haltCodeOf,
+  KEY_BYTES,
+  rememberKeys,
+  type StoredEvent,
+  type TriggerState,
+  verdictOf,
+} from '@milkrun/core';
+import { type FoldedEntry, type FoldedPage, isDelivered, undelivered } from './fold.ts';
+import { keysOf } from './poll-state.ts';
+import { deadLetterOf } from './snapshot/records.ts';
+
+type Polled = Extract<FoldedEntry, { state: 'polled' }>;
+type Failed = Extract<FoldedEntry, { state: 'failed' }>;
+
+const HALT_AFTER_FAILURES = 3;
+const QUARANTINE_AFTER_POISONS = 5;
+const RETRY_AFTER_SECONDS_MAX = 86_400;
+
+/** `open`: the entry keeps its lease for the next hop. `free`: it has nothing to write; the end of the batch frees it. */
+export type RowDecision =
+  | { readonly kind: 'row'; readonly row: CommitRow }
+  | { readonly kind: 'open' }
+  | { readonly kind: 'free' };
+
+/** Whether deciding this entry needs the row's remembered keys. */
+export function needsState(entry: FoldedEntry): entry is Polled {
+  return (
+    entry.state === 'polled' &&
+    entry.chain.pages.some((page) => page.record.newKeys !== '' || page.record.quietKeys !== undefined)
+  );
+}
+
+export function decideRow(entry: FoldedEntry, state: TriggerState | undefined, forced: boolean): RowDecision {
+  if (entry.state === 'claimed') return forced ? { kind: 'free' } : { kind: 'open' };
+  if (entry.state === 'failed') return decideFailed(entry, forced);
+  if (entry.gone)
+    return {
+      kind: 'row',
+      row: {
+        ...rowOf(entry.trigger),
+        ...deliveredPart(entry, state),
+        outcome: 'halt',
+        code: 'broadcast.gone',
+        haltCode: 'receiver_gone',
+        polled: true,
+      },
+    };
+  if (isDelivered(entry)) return { kind: 'row', row: delivered(entry, state) };
+  return forced ? { kind: 'row', row: parked(entry, state) } : { kind: 'open' };
+}
+
+function rowOf({ shard, triggerId, leaseEpoch }: ClaimedTrigger) {
+  return { shard, triggerId, leaseEpoch, events: 0 };
+}
+
+function decideFailed(entry: Failed, forced: boolean): RowDecision {
+  const { code, reason, trigger } = entry;
+  const verdict = verdictOf(code);
+  const base = { ...rowOf(trigger), code, reason, pollMs: entry.pollMs };
+  const paced =
+    entry.retryAfterSeconds === undefined
+      ? {}
+      : { retryAfterSeconds: Math.min(entry.retryAfterSeconds, RETRY_AFTER_SECONDS_MAX) };
+  if (code === 'poll.auth_rejected' && entry.authRejections < 2) {
+    // Refused once: fresh auth in the next hop; with no hop left nothing is charged to the trigger.
+    return forced ? { kind: 'row', row: { ...base, outcome: 'release' } } : { kind: 'open' };
+  }
+  switch (verdict.atCommit) {
+    case 'release':
+      return forced ? { kind: 'row', row: { ...base, outcome: 'release' } } : { kind: 'open' };
+    case 'halt':
+      return { kind: 'row', row: { ...base, outcome: 'halt', haltCode: haltCodeOf(code) } };
+    case 'backoff':
+      return { kind: 'row', row: { ...base, ...paced, outcome: 'backoff', charge: 'failure' } };
+    case 'halt_after_3':
+      return {
+        kind: 'row',
+        row: {
+          ...base,
+          ...paced,
+          outcome: 'backoff',
+          charge: 'failure',
+          haltAfter: HALT_AFTER_FAILURES,
+          haltCode: code,
+          ...(trigger.failureCount + 1 < HALT_AFTER_FAILURES ? { warnings: [code] } : {}),
+        },
+      };
+    case 'quarantine_after_5':
+      return {
+        kind: 'row',
+        row: {
+          ...base,
+          ...paced,
+          outcome: 'backoff',
+          charge: 'poison',
+          haltAfter: QUARANTINE_AFTER_POISONS,
+          haltCode: 'quarantined',
+        },
+      };
+    case 'rate_limited':
+      return { kind: 'row', row: { ...base, ...paced, outcome: 'rate_limited' } };
+    case 'advance':
+      return { kind: 'open' };
+  }
+}
+
+/** Cursor, keys and version of what was delivered: the cursor of the last page delivered whole, and the keys beyond it. */
+function deliveredPart(
+  entry: Polled,
+  state: TriggerState | undefined,
+): Pick<CommitRow, 'cursor' | 'seen' | 'versionUsed' | 'rekeyed' | 'deadLetters' | 'heldDelivered'> {
+  const { pages } = entry.chain;
+  const whole: FoldedPage[] = [];
+  for (const page of pages) {
+    if (page.delivered !== 'whole' && page.record.events.length > 0) break;
+    whole.push(page);
+  }
+  const last = whole.at(-1);
+  const counted = pages.slice(0, whole.length + 1).filter((page, at) => at < whole.length || page.delivered !== 'none');
+  const fresh = keysOf(counted);
+  const rekeyed = pages.some((page) => page.record.rekeys === true);
+  const base = rekeyed ? new Uint8Array(0) : (state?.seen ?? new Uint8Array(0));
+  const listing = counted.findLast((page) => page.record.keys !== undefined)?.record.keys;
+  const letters: DeadLetter[] = [
+    ...whole.flatMap((page) => page.record.deadLetters ?? []),
+    ...entry.deadLetters.flatMap((record) => record.deadLetters ?? []),
+  ].map(deadLetterOf);
+  return {
+    ...(last !== undefined && last.record.cursorAfter !== null ? { cursor: last.record.cursorAfter } : {}),
+    ...(fresh.byteLength >= KEY_BYTES || rekeyed
+      ? {
+          seen: rememberKeys(
+            base,
+            fresh,
+            listing === undefined ? undefined : new Uint8Array(Buffer.from(listing, 'base64')),
+          ),
+        }
+      : {}),
+    ...(last?.record.versionUsed === undefined ? {} : { versionUsed: last.record.versionUsed }),
+    ...(rekeyed ? { rekeyed: true } : {}),
+    ...(letters.length === 0 ? {} : { deadLetters: letters }),
+    ...(entry.heldTaken.length === 0 ? {} : { heldDelivered: entry.heldTaken }),
+  };
+}
+
+function delivered(entry: Polled, state: TriggerState | undefined): CommitRow {
+  const { pages } = entry.chain;
+  const last = pages.at(-1) as FoldedPage;
+  const refused = entry.deadLetters.reduce((sum, record) => sum + (record.deadLetters?.length ?? 0), 0);
+  return {
+    ...rowOf(entry.trigger),
+    ...deliveredPart(entry, state),
+    outcome: last.record.more ? 'more' : 'success',
+    code: 'ok',
+    polled: true,
+    events: Math.max(0, pages.reduce((sum, page) => sum + page.record.events.length, 0) - refused),
+    deduplicated: pages.reduce((sum, page) => sum + page.record.deduplicated, 0),
+    pollMs: pages.reduce((sum, page) => sum + page.record.pollMs, 0),
+    ...(last.record.primeDone === true ? { primed: true } : {}),
+    ...(last.record.retryAfterSeconds === undefined
+      ? {}
+      : { retryAfterSeconds: Math.min(last.record.retryAfterSeconds, RETRY_AFTER_SECONDS_MAX) }),
+    ...(pages.some((page) => page.record.gap === true) ? { warnings: ['gap_suspected'] } : {}),
+  };
+}
+
+/** The last hop's parked entry: what was taken is remembered, the rest is polled again or held. */
+function parked(entry: Polled, state: TriggerState | undefined): CommitRow {
+  const part = deliveredPart(entry, state);
+  const held = entry.trigger.pollPolicy.repeatable ? [] : heldOf(entry);
+  // A source that cannot repeat itself is not asked again for what is now held: its cursor moves on.
+  const beyond = entry.chain.pages.at(-1)?.record.cursorAfter;
+  return {
+    ...rowOf(entry.trigger),
+    ...part,
+    ...(held.length > 0 && beyond !== null && beyond !== undefined ? { cursor: beyond } : {}),
+    outcome: 'release',
+    code: 'broadcast.unavailable',
+    reason: 'the receiver did not take all events in any of the batch’s hops',
+    polled: true,
+    events: entry.chain.pages.reduce((sum, page) => sum + (page.record.events.length - undelivered(page).length), 0),
+    ...(held.length > 0 ? { held } : {}),
+  };
+}
+
+/** Events of an entry that nobody has taken. */
+export function heldOf(entry: Polled): StoredEvent[] {
+  return entry.chain.pages.flatMap((page) => undelivered(page).map(({ eventId, json }) => ({ eventId, json })));
+}

@@ -1,0 +1,293 @@
+/**
+ * Sending what one lane has to send: chunks over several triggers, each accepted chunk recorded before the next (shrink on
+ * success), order kept inside a trigger, nothing later sent before something parked.
+ */
+import type { DeadLetter, HeldEvent, StateResult, StateStatus } from '@milkrun/core';
+import { halve } from '@milkrun/core';
+import type { BatchDeps } from './deps.ts';
+import type { FoldedPage } from './fold.ts';
+import { type DeliveredRecord, deadLetterRecordOf, HELD_REF } from './snapshot/records.ts';
+
+/** One event to send, and the page it came from; held events come from an earlier batch and have none. */
+export interface Outgoing {
+  readonly eventId: string;
+  readonly json: string;
+  readonly page: FoldedPage | undefined;
+}
+
+/** All that is to be sent of one trigger, in order. */
+export interface Parcel {
+  readonly triggerId: string;
+  readonly leaseEpoch: number;
+  readonly triggerVersion: string;
+  readonly hop: number;
+  readonly attempt: number;
+  readonly events: readonly Outgoing[];
+  /** Pages without events that must be told all the same: a finished prime. */
+  readonly emptyPages: readonly FoldedPage[];
+  readonly pollState?: string;
+}
+
+export type ParcelEnd = 'delivered' | 'gone' | 'parked';
+
+export interface LaneReport {
+  readonly ends: ReadonlyMap<string, ParcelEnd>;
+  readonly delivered: number;
+  readonly refused: number;
+  readonly askedSeconds: number;
+}
+
+interface Piece {
+  readonly parcel: Parcel;
+  readonly events: readonly Outgoing[];
+  readonly last: boolean;
+}
+
+export interface LaneOptions {
+  readonly batchId: string;
+  readonly signal: AbortSignal;
+  readonly mayStart: () => boolean;
+  readonly brake: () => boolean;
+  readonly isFenced: (triggerId: string) => boolean;
+  readonly record: (records: readonly DeliveredRecord[]) => Promise<void>;
+}
+
+/** Rough bytes of a result around its events. */
+const FRAME_BYTES = 512;
+
+export async function deliverLane(
+  deps: BatchDeps,
+  parcels: readonly Parcel[],
+  options: LaneOptions,
+): Promise<LaneReport> {
+  const ends = new Map<string, ParcelEnd>();
+  let delivered = 0;
+  let refused = 0;
+  let askedSeconds = 0;
+  const queue: Piece[][] = chunksOf(deps, parcels);
+  for (let chunk = queue.shift(); chunk !== undefined; chunk = queue.shift()) {
+    const live = chunk.filter(
+      (piece) => !ends.has(piece.parcel.triggerId) && !options.isFenced(piece.parcel.triggerId),
+    );
+    if (live.length === 0) continue;
+    if (!options.mayStart() || options.signal.aborted) {
+      for (const piece of live) ends.set(piece.parcel.triggerId, 'parked');
+      continue;
+    }
+    const answer = await deps.controlPlane.postState({
+      batchId: options.batchId,
+      results: live.map(resultOf),
+      lifecycle: [],
+      signal: options.signal,
+    });
+    switch (answer.kind) {
+      case 'answered':
+        await takeStatuses(live, answer.statuses);
+        break;
+      case 'gone':
+        if (options.brake()) park(live);
+        else if (live.length > 1) queue.unshift(...live.map((piece) => [piece]));
+        else await gone(live[0] as Piece);
+        break;
+      case 'refused':
+        await refuse(live, answer.reason);
+        break;
+      case 'misconfigured':
+        deps.log.error(
+          { batchId: options.batchId, status: answer.status, reason: answer.reason },
+          'broadcast.misconfigured',
+        );
+        deps.metrics.count('polling.broadcast.misconfigured');
+        park(live);
+        for (const rest of queue.splice(0)) park(rest);
+        break;
+      case 'unavailable':
+        askedSeconds = Math.max(askedSeconds, answer.retryAfterSeconds ?? 0);
+        park(live);
+        break;
+    }
+  }
+  for (const parcel of parcels)
+    if (!ends.has(parcel.triggerId) && !options.isFenced(parcel.triggerId)) ends.set(parcel.triggerId, 'delivered');
+  return { ends, delivered, refused, askedSeconds };
+
+  function park(pieces: readonly Piece[]): void {
+    for (const piece of pieces) {
+      if (!ends.has(piece.parcel.triggerId)) {
+        ends.set(piece.parcel.triggerId, 'parked');
+        deps.metrics.count('polling.broadcast.parked');
+      }
+    }
+  }
+
+  async function gone(piece: Piece): Promise<void> {
+    deps.metrics.count('polling.broadcast.gone');
+    const page = piece.parcel.emptyPages[0] ?? piece.parcel.events.find((event) => event.page !== undefined)?.page;
+    if (page !== undefined) await options.record([{ ...originOf(piece.parcel), result: page.at, status: 'gone' }]);
+    ends.set(piece.parcel.triggerId, 'gone');
+  }
+
+  /** Matched by id; what is missing, or named twice, is not accepted. */
+  async function takeStatuses(pieces: readonly Piece[], statuses: readonly StateStatus[]): Promise<void> {
+    const byTrigger = new Map<string, StateStatus | 'double'>();
+    for (const status of statuses) byTrigger.set(status.triggerId, byTrigger.has(status.triggerId) ? 'double' : status);
+    const accepted: Piece[] = [];
+    const again: Piece[] = [];
+    const lost: Piece[] = [];
+    for (const piece of pieces) {
+      const status = byTrigger.get(piece.parcel.triggerId);
+      if (status === undefined || status === 'double') park([piece]);
+      else if (status.status === 'accepted') accepted.push(piece);
+      else if (status.status === 'gone') {
+        if (options.brake()) park([piece]);
+        else lost.push(piece);
+      } else {
+        const bad = piece.events.find((event) => event.eventId === status.eventId);
+        if (bad !== undefined) {
+          await deadLetter(piece.parcel, bad, status.reason ?? 'the receiver refused it');
+          const rest = piece.events.filter((event) => event !== bad);
+          if (rest.length > 0) again.push({ ...piece, events: rest });
+        } else if (piece.events.length > 1) {
+          again.push(...splitPiece(piece));
+        } else if (piece.events.length === 1) {
+          await deadLetter(piece.parcel, piece.events[0] as Outgoing, status.reason ?? 'the receiver refused it');
+        } else {
+          park([piece]);
+        }
+      }
+    }
+    if (accepted.length > 0) await accept(accepted);
+    for (const piece of lost) await gone(piece);
+    // Pieces of one trigger stay in order: each goes alone, before anything that was queued behind it.
+    queue.unshift(...again.map((piece) => [piece]));
+  }
+
+  async function accept(pieces: readonly Piece[]): Promise<void> {
+    const records: DeliveredRecord[] = [];
+    for (const piece of pieces) {
+      delivered += piece.events.length;
+      const byPage = new Map<FoldedPage | undefined, string[]>();
+      for (const event of piece.events) {
+        const page = event.page;
+        const found = byPage.get(page);
+        if (found === undefined) byPage.set(page, [event.eventId]);
+        else found.push(event.eventId);
+      }
+      for (const [page, eventIds] of byPage) {
+        const whole = page !== undefined && eventIds.length === page.record.events.length;
+        records.push({
+          ...originOf(piece.parcel),
+          result: page?.at ?? HELD_REF,
+          status: 'accepted',
+          ...(whole ? {} : { eventIds }),
+        });
+      }
+      if (piece.last)
+        for (const page of piece.parcel.emptyPages)
+          records.push({ ...originOf(piece.parcel), result: page.at, status: 'accepted' });
+    }
+    deps.metrics.count(
+      'polling.broadcast.events_delivered',
+      pieces.reduce((sum, piece) => sum + piece.events.length, 0),
+    );
+    if (records.length > 0) await options.record(records);
+  }
+
+  async function refuse(pieces: readonly Piece[], reason: string): Promise<void> {
+    if (pieces.length > 1) {
+      const [first, second] = halve(pieces);
+      queue.unshift([...first], [...second]);
+      return;
+    }
+    const piece = pieces[0] as Piece;
+    if (piece.events.length > 1) queue.unshift(...splitPiece(piece).map((half) => [half]));
+    else if (piece.events.length === 1) await deadLetter(piece.parcel, piece.events[0] as Outgoing, reason);
+    else park([piece]);
+  }
+
+  async function deadLetter(parcel: Parcel, event: Outgoing, reason: string): Promise<void> {
+    refused += 1;
+    deps.metrics.count('polling.broadcast.event_refused');
+    const letter: DeadLetter = {
+      stage: 'broadcast',
+      code: 'broadcast.event_refused',
+      reason: reason.slice(0, 500),
+      eventId: event.eventId,
+      raw: Buffer.from(event.json, 'utf8'),
+    };
+    await options.record([
+      {
+        ...originOf(parcel),
+        result: event.page?.at ?? HELD_REF,
+        status: 'refused',
+        eventIds: [event.eventId],
+        deadLetters: [deadLetterRecordOf(letter)],
+      },
+    ]);
+  }
+}
+
+function originOf(parcel: Parcel) {
+  return { triggerId: parcel.triggerId, leaseEpoch: parcel.leaseEpoch, hop: parcel.hop, attempt: parcel.attempt };
+}
+
+function splitPiece(piece: Piece): readonly [Piece, Piece] {
+  const [first, second] = halve(piece.events);
+  return [
+    { ...piece, events: first, last: false },
+    { ...piece, events: second },
+  ];
+}
+
+function resultOf({ parcel, events, last }: Piece): StateResult {
+  return {
+    triggerId: parcel.triggerId,
+    leaseEpoch: parcel.leaseEpoch,
+    triggerVersion: parcel.triggerVersion,
+    events: events.map((event) => event.json),
+    last,
+    ...(last && parcel.pollState !== undefined ? { pollState: parcel.pollState } : {}),
+  };
+}
+
+/** Chunks of ≤ 500 events and ≤ 1 MiB; a long parcel spans several, `last` only on its final piece. */
+function chunksOf(deps: BatchDeps, parcels: readonly Parcel[]): Piece[][] {
+  const { chunkEventsMax, chunkBytesMax } = deps.limits;
+  const chunks: Piece[][] = [];
+  let chunk: Piece[] = [];
+  let events = 0;
+  let bytes = 0;
+  const close = (): void => {
+    if (chunk.length > 0) chunks.push(chunk);
+    chunk = [];
+    events = 0;
+    bytes = 0;
+  };
+  for (const parcel of parcels) {
+    let piece: Outgoing[] = [];
+    let frame = FRAME_BYTES + (parcel.pollState === undefined ? 0 : Buffer.byteLength(parcel.pollState));
+    if (chunk.length > 0 && bytes + frame > chunkBytesMax) close();
+    bytes += frame;
+    for (const event of parcel.events) {
+      const size = Buffer.byteLength(event.json);
+      if (events + 1 > chunkEventsMax || (bytes + size > chunkBytesMax && events > 0)) {
+        if (piece.length > 0) chunk.push({ parcel, events: piece, last: false });
+        piece = [];
+        close();
+        frame = FRAME_BYTES;
+        bytes += frame;
+      }
+      piece.push(event);
+      events += 1;
+      bytes += size;
+    }
+    chunk.push({ parcel, events: piece, last: true });
+  }
+  close();
+  return chunks;
+}
+
+/** Held events as outgoing, oldest first. */
+export function outgoingOfHeld(held: readonly HeldEvent[]): Outgoing[] {
+  return held.map((event) => ({ eventId: event.eventId, json: event.json, page: undefined }));
+}

@@ -1,0 +1,241 @@
+/**
+ * One poll of one trigger: a chain of pages, each saved with its events or not at all.
+ *
+ * The chain ends at a page without `more`, at 20 pages, at the step's budget or with its attempt; what is saved is the
+ * result. Hot path: an empty first page costs one call, one parse and one line of text.
+ */
+import {
+  type ClaimedTrigger,
+  decidePage,
+  KEY_BYTES,
+  newChain,
+  type PollReply,
+  SEEN_KEYS_MAX,
+  SeenIndex,
+  type TriggerState,
+  type VerdictCode,
+} from '@milkrun/core';
+import type { BatchDeps } from './deps.ts';
+import { deadLetterRecordOf, type ResultRecord } from './snapshot/records.ts';
+import type { ResultWriter } from './snapshot/snapshot.ts';
+
+export interface ChainInput {
+  readonly batchId: string;
+  readonly hop: number;
+  readonly attempt: number;
+  readonly trigger: ClaimedTrigger;
+  readonly state: TriggerState | undefined;
+  /** JSON text. */
+  readonly auth: string;
+  readonly signal: AbortSignal;
+  readonly budgetEnd: number;
+  readonly writer: ResultWriter;
+}
+
+export interface ChainOutcome {
+  /** A result was saved: the entry needs no other poll in this hop. */
+  readonly saved: boolean;
+  readonly askedSeconds: number;
+}
+
+const NOTHING = new Uint8Array(0);
+const REASON_CHARS_MAX = 500;
+/** Loaded and used without a wait between; a chain of several pages has an index of its own. */
+const shared = new SeenIndex();
+
+function requestBody(deps: BatchDeps, input: ChainInput, cursor: string | null, deadlineMs: number): string {
+  const { trigger } = input;
+  const since = trigger.primed || trigger.since === null ? '' : `,"since":${JSON.stringify(trigger.since)}`;
+  return (
+    `{"trigger":{"id":"${trigger.triggerId}","slug":${JSON.stringify(trigger.slug)},"version":${JSON.stringify(trigger.versionWanted)}` +
+    `,"config":${trigger.config}},"auth":${input.auth},"cursor":${cursor ?? 'null'}${since}` +
+    `,"limits":{"deadlineMs":${Math.floor(deadlineMs)},"eventsMax":${deps.limits.eventsMax}}}`
+  );
+}
+
+export async function pollChain(deps: BatchDeps, input: ChainInput): Promise<ChainOutcome> {
+  const { trigger, state } = input;
+  let cursor = state?.cursor ?? null;
+  let seen: Uint8Array = state?.seen ?? NOTHING;
+  let chain: ReturnType<typeof newChain> | undefined;
+  let askedSeconds = 0;
+  let saved = false;
+  let rekeyed = false;
+  for (let page = 0; page < deps.limits.pagesMax; page += 1) {
+    const left = input.budgetEnd - deps.clock.monotonic();
+    if (page > 0 && (left <= 0 || input.signal.aborted)) break;
+    const started = deps.clock.monotonic();
+    const deadlineMs = deps.limits.pollDeadlineMs;
+    const reply = await deps.runner.poll({
+      toolkit: trigger.toolkit,
+      body: requestBody(deps, input, cursor, deadlineMs),
+      deadlineMs,
+      signal: input.signal,
+    });
+    if (reply.code === 'aborted') break;
+    const pollMs = Math.round(deps.clock.monotonic() - started);
+    deps.metrics.observe('polling.poll.latency', pollMs / 1000);
+    if (reply.code !== 'ok') {
+      askedSeconds = Math.max(askedSeconds, noteFailure(deps, reply));
+      // Pages already saved stand; a later page's failure only ends the chain.
+      if (page > 0) break;
+      await append(input, failure(input, page, reply.code, reply.message, pollMs, reply.retryAfterSeconds));
+      return {
+        saved:
+          reply.code !== 'poll.throttled' && reply.code !== 'poll.unavailable' && reply.code !== 'poll.auth_rejected',
+        askedSeconds,
+      };
+    }
+    deps.slots.answered();
+    const answer = reply.page;
+    if (answer.rekeys === true && trigger.versionUsed !== null && answer.version !== trigger.versionUsed && !rekeyed) {
+      // The connector's new version names items otherwise: nothing remembered counts, and the trigger primes again.
+      rekeyed = true;
+      seen = NOTHING;
+    }
+    const priming = !trigger.primed || rekeyed;
+    if (answer.items.length === 0 && page === 0) {
+      await append(input, emptyPage(input, answer, pollMs, priming, rekeyed));
+      saved = true;
+      cursor = answer.cursor;
+      if (!answer.more) break;
+      continue;
+    }
+    if (chain === undefined) {
+      const known = answer.more || page > 0 ? new SeenIndex() : shared;
+      known.load(seen);
+      chain = newChain(known);
+    }
+    const outcome = decidePage({
+      source: {
+        triggerId: trigger.triggerId,
+        toolkit: trigger.toolkit,
+        slug: trigger.slug,
+        triggerVersion: answer.version ?? trigger.versionWanted,
+        batchId: input.batchId,
+      },
+      epoch: trigger.leaseEpoch,
+      page,
+      items: answer.items,
+      more: answer.more,
+      eventsMax: deps.limits.eventsMax,
+      policy: trigger.pollPolicy,
+      prime: priming
+        ? {
+            createdAtMs: Date.parse(trigger.createdAt),
+            sinceMs: trigger.since === null ? null : Date.parse(trigger.since),
+          }
+        : null,
+      chain,
+    });
+    if (outcome.code !== 'ok') {
+      deps.metrics.count('polling.poll.completed', 1, { code: outcome.code });
+      if (page > 0 && outcome.code === 'poll.response_invalid') break;
+      await append(input, failure(input, page, outcome.code, outcome.message, pollMs, undefined));
+      return { saved: true, askedSeconds };
+    }
+    const fresh = outcome.events.length + outcome.quietKeys.length;
+    const overflows = seen.byteLength / KEY_BYTES + chain.listing.length > SEEN_KEYS_MAX;
+    await append(input, {
+      ...frame(input, page, 'ok', pollMs),
+      events: outcome.events.map(({ eventId, json }) => ({ eventId, json })),
+      newKeys: outcome.events.length === 0 ? '' : joined(outcome.events.map((event) => event.key)),
+      ...(outcome.quietKeys.length === 0 ? {} : { quietKeys: joined(outcome.quietKeys) }),
+      ...(fresh > 0 && overflows ? { keys: joined(chain.listing) } : {}),
+      cursorAfter: answer.cursor,
+      more: answer.more,
+      deduplicated: outcome.deduplicated,
+      ...(outcome.deadLetters.length === 0 ? {} : { deadLetters: outcome.deadLetters.map(deadLetterRecordOf) }),
+      ...(priming && !answer.more ? { primeDone: true } : {}),
+      ...(rekeyed ? { rekeys: true } : {}),
+      ...(outcome.gapSuspected ? { gap: true } : {}),
+      ...versionAndPace(answer),
+    });
+    deps.metrics.count('polling.poll.events_found', outcome.events.length);
+    deps.metrics.count('polling.poll.events_deduplicated', outcome.deduplicated);
+    if (outcome.gapSuspected) deps.metrics.count('polling.poll.gap_suspected');
+    saved = true;
+    cursor = answer.cursor;
+    if (!answer.more) break;
+  }
+  if (saved) deps.metrics.count('polling.poll.completed', 1, { code: 'ok' });
+  return { saved, askedSeconds };
+}
+
+function noteFailure(deps: BatchDeps, reply: Extract<PollReply, { message: string }>): number {
+  deps.metrics.count('polling.poll.completed', 1, { code: reply.code });
+  if (reply.code === 'poll.throttled') {
+    deps.slots.throttled();
+    deps.metrics.count('polling.trigger.platform_error', 1, { reason: 'throttled' });
+    return reply.retryAfterSeconds ?? 0;
+  }
+  if (reply.code === 'poll.unavailable') {
+    deps.metrics.count('polling.trigger.platform_error', 1, { reason: 'unavailable' });
+    return reply.retryAfterSeconds ?? 0;
+  }
+  return 0;
+}
+
+/** `append` waits only when more than the writer may hold is waiting to be stored. */
+async function append(input: ChainInput, record: ResultRecord): Promise<void> {
+  const wait = input.writer.append(record);
+  if (wait !== undefined) await wait;
+}
+
+function frame(input: ChainInput, page: number, code: 'ok' | VerdictCode, pollMs: number) {
+  const { triggerId, leaseEpoch } = input.trigger;
+  return { triggerId, leaseEpoch, hop: input.hop, attempt: input.attempt, page, code, pollMs };
+}
+
+function failure(
+  input: ChainInput,
+  page: number,
+  code: VerdictCode,
+  message: string,
+  pollMs: number,
+  retryAfterSeconds: number | undefined,
+): ResultRecord {
+  return {
+    ...frame(input, page, code, pollMs),
+    events: [],
+    newKeys: '',
+    cursorAfter: null,
+    more: false,
+    deduplicated: 0,
+    reason: message.slice(0, REASON_CHARS_MAX),
+    ...(retryAfterSeconds === undefined ? {} : { retryAfterSeconds }),
+  };
+}
+
+type Answer = Extract<PollReply, { code: 'ok' }>['page'];
+
+function emptyPage(
+  input: ChainInput,
+  answer: Answer,
+  pollMs: number,
+  priming: boolean,
+  rekeyed: boolean,
+): ResultRecord {
+  return {
+    ...frame(input, 0, 'ok', pollMs),
+    events: [],
+    newKeys: '',
+    cursorAfter: answer.cursor,
+    more: answer.more,
+    deduplicated: 0,
+    ...(priming && !answer.more ? { primeDone: true } : {}),
+    ...(rekeyed ? { rekeys: true } : {}),
+    ...versionAndPace(answer),
+  };
+}
+
+function versionAndPace(answer: Answer) {
+  return {
+    ...(answer.version === undefined ? {} : { versionUsed: answer.version }),
+    ...(answer.retryAfterSeconds === undefined ? {} : { retryAfterSeconds: answer.retryAfterSeconds }),
+  };
+}
+
+function joined(hashes: readonly string[]): string {
+  return Buffer.concat(hashes.map((hash) => Buffer.from(hash, 'base64'))).toString('base64');
+}

@@ -1,0 +1,166 @@
+/**
+ * What every step has around it: the lease and the fence at its start, the lease extended every quarter of its TTL while
+ * it runs, heartbeats of counters only, and an end that is known (ended batch, drain, cancellation).
+ */
+import type { BatchCheck, BatchPollerInput, BatchStep, Clock } from '@milkrun/core';
+import type { BatchDeps } from './deps.ts';
+
+/** One try of one step, as Temporal (or a simulation) runs it. */
+export interface StepContext {
+  readonly attempt: number;
+  /** Aborts on cancellation or a lost heartbeat. */
+  readonly signal: AbortSignal;
+  heartbeat(details: unknown): void;
+}
+
+/** `ended`: the batch is over, nothing may be written. `draining`: the process stops and nobody can take over. */
+export type StepStatus = 'ok' | 'ended' | 'draining';
+
+export interface StepResult {
+  readonly status: StepStatus;
+  /** Entries this step moved forward. */
+  readonly done: number;
+  /** Entries left for a later step or hop. */
+  readonly left: number;
+  /** Seconds the next hop should wait at the least. */
+  readonly askedSeconds?: number;
+}
+
+/** The batch ended or expired under a running step. */
+export class LeaseLost extends Error {
+  override readonly name = 'LeaseLost';
+}
+
+/** The process stops and another worker is there: the attempt fails and is retried at once elsewhere. */
+export class Draining extends Error {
+  override readonly name = 'Draining';
+}
+
+export interface RunningStep {
+  readonly input: BatchPollerInput;
+  readonly context: StepContext;
+  /** Aborts on cancellation, a lost lease, or the end of the step. */
+  readonly signal: AbortSignal;
+  /** Milliseconds of the monotonic clock after which nothing new is started. */
+  readonly budgetEnd: number;
+  /** Triggers taken from the batch so far; grows while the step runs. */
+  readonly fenced: Map<string, { readonly deleted: boolean }>;
+  /** The mass-410 brake as last read. */
+  brake: boolean;
+  /** Entries without a result, written with the next extension. */
+  open: number;
+  /** Reads the fence again. Throws LeaseLost when the batch is over. */
+  check(): Promise<void>;
+}
+
+interface StepFrame {
+  readonly step: BatchStep;
+  readonly budgetMs: number;
+  readonly input: BatchPollerInput;
+  readonly context: StepContext;
+}
+
+function linkedSignal(signals: readonly AbortSignal[]): AbortController {
+  const controller = new AbortController();
+  for (const signal of signals) {
+    if (signal.aborted) controller.abort(signal.reason);
+    else
+      signal.addEventListener('abort', () => controller.abort(signal.reason), {
+        once: true,
+        signal: controller.signal,
+      });
+  }
+  return controller;
+}
+
+async function every(clock: Clock, ms: number, signal: AbortSignal, work: () => Promise<void>): Promise<void> {
+  while (!signal.aborted) {
+    try {
+      await clock.sleep(ms, signal);
+    } catch {
+      return;
+    }
+    await work();
+  }
+}
+
+/** Runs `work` inside a step's frame. Answers `ended` instead of throwing when the batch is over. */
+export async function runStep(
+  deps: BatchDeps,
+  frame: StepFrame,
+  work: (running: RunningStep) => Promise<StepResult>,
+): Promise<StepResult> {
+  const { input, context, step } = frame;
+  const started = deps.clock.monotonic();
+  const end = linkedSignal([context.signal]);
+  const fenced = new Map<string, { readonly deleted: boolean }>();
+  const learn = (check: BatchCheck): void => {
+    for (const row of check.fenced) fenced.set(row.triggerId, { deleted: row.deleted });
+    running.brake = check.brake;
+    if (!check.live) {
+      const lost = new LeaseLost(`batch ${input.batchId} is over`);
+      end.abort(lost);
+      throw lost;
+    }
+  };
+  const extend = async (): Promise<void> => {
+    learn(
+      await deps.store.extend({
+        batchId: input.batchId,
+        leaseSeconds: input.policy.leaseSeconds,
+        hop: input.retryCounter,
+        step,
+        open: running.open,
+      }),
+    );
+  };
+  const running: RunningStep = {
+    input,
+    context,
+    signal: end.signal,
+    budgetEnd: started + frame.budgetMs,
+    fenced,
+    brake: false,
+    open: input.size,
+    check: async () => learn(await deps.store.check(input.batchId)),
+  };
+  const quarter = (input.policy.leaseSeconds * 1000) / 4;
+  try {
+    await extend();
+    const keepAlive = every(deps.clock, quarter, end.signal, async () => {
+      context.heartbeat({ step, open: running.open });
+      // A lost connection is not a lost lease: the next extension, or its expiry, decides.
+      await extend().catch((error: unknown) => {
+        if (!(error instanceof LeaseLost))
+          deps.log.warn({ batchId: input.batchId, step, error: String(error) }, 'lease.extend_failed');
+      });
+    });
+    let result: StepResult;
+    try {
+      result = await work(running);
+      await extend();
+    } finally {
+      end.abort(new Error('the step is over'));
+      await keepAlive;
+    }
+    deps.metrics.observe(`polling.${step}.duration`, (deps.clock.monotonic() - started) / 1000);
+    deps.log.info(
+      {
+        batchId: input.batchId,
+        step,
+        hop: input.retryCounter,
+        attempt: context.attempt,
+        ...result,
+        fenced: fenced.size,
+        ms: Math.round(deps.clock.monotonic() - started),
+      },
+      'step.completed',
+    );
+    return result;
+  } catch (error) {
+    if (error instanceof LeaseLost || (end.signal.reason instanceof LeaseLost && !context.signal.aborted)) {
+      return { status: 'ended', done: 0, left: 0 };
+    }
+    throw error;
+  }
+}
