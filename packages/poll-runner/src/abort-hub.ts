@@ -2,7 +2,7 @@
  * One listener per abort signal, however many calls share it: taking a listener off a signal walks through all of
  * them, which a drain signal shared by 500 calls would pay at every poll.
  */
-export interface Abortable {
+interface Abortable {
   aborted(): void;
 }
 

@@ -19,7 +19,7 @@ export interface BreakerOptions {
 }
 
 /** A promise settles when the probe under way has ended: ask again then. */
-export type Admission = 'go' | 'probe' | 'refuse' | Promise<void>;
+type Admission = 'go' | 'probe' | 'refuse' | Promise<void>;
 
 export interface Breaker {
   /** False while calls would be refused; true again when a probe is due. */

@@ -16,7 +16,10 @@ export interface Credentials {
 export type CredentialsProvider = () => Promise<Credentials>;
 
 /** For the local Invoke API server, which checks no signature unless told to. Not a secret. */
-export const LOCAL_CREDENTIALS: Credentials = Object.freeze({ accessKeyId: 'milkrun', secretAccessKey: 'milkrun' });
+export const LOCAL_CREDENTIALS = Object.freeze({
+  accessKeyId: 'milkrun',
+  secretAccessKey: 'milkrun',
+}) satisfies Credentials;
 
 /** Environment, profile files, SSO, web identity, container and instance metadata, as every AWS tool reads them. */
 export function defaultCredentials(): CredentialsProvider {

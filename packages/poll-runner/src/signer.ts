@@ -140,7 +140,7 @@ function padsOf(key: Buffer): { readonly inner: Buffer; readonly outer: Buffer }
 }
 
 /** SigV4 encodes a path a second time, after empty and dot segments have been resolved. */
-export function canonicalPath(path: string): string {
+function canonicalPath(path: string): string {
   const segments: string[] = [];
   for (const segment of path.split('/')) {
     if (segment === '..') segments.pop();

@@ -47,7 +47,7 @@ const configSchema = z.strictObject({
     .describe('Answers that no connector should give'),
 });
 
-export type SyntheticConfig = z.output<typeof configSchema>;
+type SyntheticConfig = z.output<typeof configSchema>;
 
 const cursorSchema = z.object({ slot: z.int() });
 
