@@ -1,0 +1,89 @@
+/**
+ * The first data of a laptop: a connection and a trigger for each of a dozen packages this repository itself depends on,
+ * and on demand a synthetic fleet. Everything is upserted by deduplication key, so a later run creates nothing twice.
+ */
+import { CommandFailed } from '../exit-codes.ts';
+import { asRecord, type HttpClient } from '../http-client.ts';
+
+/** Dependencies of this repository, most of them released every few weeks, so that `since` finds events at once. */
+export const PACKAGES = [
+  '@aws-sdk/client-s3',
+  '@biomejs/biome',
+  '@types/node',
+  'commander',
+  'fastify',
+  'knip',
+  'oxc-parser',
+  'turbo',
+  'typescript',
+  'undici',
+  'vite',
+  'vitest',
+] as const;
+
+const PACKAGE_INTERVAL_S = 300;
+const FLEET_INTERVAL_S = 60;
+const SINCE_MS = 30 * 24 * 3600 * 1000;
+const BULK = 500;
+
+export interface FirstData {
+  readonly packages: number;
+  readonly fleet: number;
+}
+
+/** `now` dates `since` of triggers that are made; those of an earlier run keep theirs. */
+export async function createFirstData(
+  api: HttpClient,
+  { fleet, now, progress }: { fleet: number; now: number; progress: (done: number, of: number) => void },
+): Promise<FirstData> {
+  const known = await knownKeys(api);
+  const wantedPackages = PACKAGES.filter((name) => !known.has(`dev:npm-package:${name}`));
+  if (wantedPackages.length > 0) {
+    const connectionId = await connectionFor(api, 'npm', 'npm registry');
+    const since = new Date(now - SINCE_MS).toISOString();
+    for (const name of wantedPackages) {
+      await api.send('POST', '/triggers', {
+        deduplicationKey: `dev:npm-package:${name}`,
+        name: `Releases of ${name}`,
+        toolkit: 'npm',
+        slug: 'npm-package',
+        config: { package: name },
+        connectionId,
+        intervalSeconds: PACKAGE_INTERVAL_S,
+        since,
+      });
+    }
+  }
+  const wantedFleet = Array.from({ length: fleet }, (_, i) => i).filter((i) => !known.has(`dev:synthetic:${i}`));
+  if (wantedFleet.length > 0) {
+    const connectionId = await connectionFor(api, 'synthetic', 'synthetic fleet');
+    for (let from = 0; from < wantedFleet.length; from += BULK) {
+      const triggers = wantedFleet.slice(from, from + BULK).map((i) => ({
+        deduplicationKey: `dev:synthetic:${i}`,
+        name: `Synthetic ${i}`,
+        toolkit: 'synthetic',
+        slug: 'synthetic',
+        config: { seed: i },
+        connectionId,
+        intervalSeconds: FLEET_INTERVAL_S,
+      }));
+      await api.send('POST', '/triggers/bulk', { triggers });
+      progress(Math.min(from + BULK, wantedFleet.length), wantedFleet.length);
+    }
+  }
+  return { packages: wantedPackages.length, fleet: wantedFleet.length };
+}
+
+async function knownKeys(api: HttpClient): Promise<Set<unknown>> {
+  const triggers = await api.list('/triggers');
+  return new Set(triggers.map(({ deduplicationKey }) => deduplicationKey));
+}
+
+/** The laptop's connection of a toolkit, by its name. */
+async function connectionFor(api: HttpClient, toolkit: string, name: string): Promise<string> {
+  const known = (await api.list('/connections', { toolkit })).find((connection) => connection.name === name);
+  if (typeof known?.id === 'string') return known.id;
+  const { id } = asRecord(await api.send('POST', '/connections', { toolkit, name, kind: 'none' }));
+  if (typeof id !== 'string') throw new CommandFailed('the API answered POST /connections without an id');
+  return id;
+}

@@ -1,0 +1,91 @@
+/**
+ * Runs one server part as this process: says when it is ready, drains on SIGTERM and SIGINT, and also when the
+ * `milkrun dev` that started it has vanished.
+ */
+import { type Config, printConfig } from '@milkrun/config';
+import type { Log } from '@milkrun/core';
+import {
+  createLog,
+  createMetrics,
+  type MetricsServer,
+  startMetricsServer,
+  type TelemetryMetrics,
+} from '@milkrun/telemetry';
+import type { Context } from './context.ts';
+import type { Ready } from './dev/child.ts';
+
+export interface PartInput {
+  readonly config: Config;
+  readonly log: Log;
+  readonly metrics: TelemetryMetrics;
+}
+
+/** A running server part. */
+export interface RunningPart {
+  /** Addresses by name, for the start-up line. */
+  readonly addresses: Readonly<Record<string, string>>;
+  /** Further expositions for /metrics, such as the Temporal SDK's. */
+  readonly metricsSources?: readonly (() => Promise<string>)[];
+  /** Rejects when the part has failed for good. */
+  readonly failed?: Promise<never>;
+  /** Drains and closes. */
+  stop(): Promise<void>;
+}
+
+export type PartName = 'worker' | 'api' | 'poll-function';
+
+/** Resolves after the drain; throws what ended the part. */
+export async function servePart(
+  context: Context,
+  name: PartName,
+  start: (input: PartInput) => Promise<RunningPart>,
+): Promise<void> {
+  const config = context.config(name);
+  const log = createLog({ level: config.logLevel, pretty: config.logFormat === 'pretty', base: { process: name } });
+  for (const line of printConfig(config).trimEnd().split('\n')) log.info({ setting: line }, 'config.setting');
+  const metrics = createMetrics({
+    prometheus: true,
+    statsdAddress: config.statsdAddress,
+    onStatsdError: (err) => log.warn({ err }, 'statsd.failed'),
+  });
+  const asked = stopRequest();
+  const part = await start({ config, log, metrics });
+  let server: MetricsServer | undefined;
+  try {
+    const { metricsPort: port, metricsHost: host } = config;
+    server = await startMetricsServer({ metrics, port, host, sources: part.metricsSources ?? [] });
+    const addresses = { ...part.addresses, metrics: server.url };
+    log.info(addresses, 'process.ready');
+    sayReady({ type: 'ready', addresses });
+    const why = await Promise.race([asked, ...(part.failed === undefined ? [] : [part.failed])]);
+    log.info({ why }, 'process.draining');
+  } finally {
+    await part.stop();
+    await server?.close();
+    await metrics.close();
+    log.info({}, 'process.ended');
+    if (process.connected) process.disconnect();
+  }
+}
+
+/** Resolves when this process should end. A second signal ends it at once, with exit code 1. */
+export function stopRequest(): Promise<string> {
+  return new Promise((resolve) => {
+    let asked = false;
+    for (const signal of ['SIGTERM', 'SIGINT'] as const) {
+      process.on(signal, () => {
+        if (asked) process.exit(1);
+        asked = true;
+        resolve(signal);
+      });
+    }
+    process.on('disconnect', () => {
+      asked = true;
+      resolve('the parent is gone');
+    });
+  });
+}
+
+export function sayReady(ready: Ready): void {
+  if (process.send !== undefined) process.send(ready);
+}
