@@ -1,0 +1,3 @@
+export { UsageError } from './command-line.ts';
+export { type RunnerInput, runBench, runDrill } from './runner.ts';
+export type { Bench, Drill, DrillInput, DrillResult, Figures, Flags, Say } from './types.ts';

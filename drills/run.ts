@@ -1,0 +1,13 @@
+/** `npm run drill -- NAME`: runs drills/NAME.ts. */
+import { runDrill } from './lib/index.ts';
+
+/** A server or socket left open must not keep a finished run from ending. */
+const LINGER_MS = 10_000;
+
+process.exitCode = await runDrill({
+  args: process.argv.slice(2),
+  folder: new URL('./', import.meta.url),
+  out: (text) => void process.stdout.write(text),
+  err: (text) => void process.stderr.write(text),
+});
+setTimeout(() => process.exit(), LINGER_MS).unref();

@@ -1,0 +1,82 @@
+import { spawnSync } from 'node:child_process';
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath, pathToFileURL } from 'node:url';
+import { afterAll, expect, test } from 'vitest';
+import { runDrill } from '../lib/index.ts';
+
+const FIXTURES = new URL('./fixtures/', import.meta.url);
+const empty = mkdtempSync(join(tmpdir(), 'milkrun-drills-'));
+afterAll(() => rmSync(empty, { recursive: true }));
+
+async function run(args: string[], folder = FIXTURES) {
+  let [out, err] = ['', ''];
+  const code = await runDrill({ args, folder, out: (text) => (out += text), err: (text) => (err += text) });
+  return { code, out, err, last: out.trimEnd().split('\n').at(-1) ?? '' };
+}
+
+test('a drill that holds exits with 0, and its last line is its figures', async () => {
+  const { code, last, err } = await run(['sum', '--count', '5', '--seed', '7']);
+  expect(code).toBe(0);
+  const line = JSON.parse(last);
+  expect(line).toEqual({ drill: 'sum', tried: 5, violations: 0, sum: 12, seed: 7, seconds: expect.any(Number) });
+  expect(Object.keys(line).slice(0, 3)).toEqual(['drill', 'tried', 'violations']);
+  expect(err).toContain('seed 7');
+});
+
+test('with --json the figures are all of standard output', async () => {
+  const { out } = await run(['sum', '--json']);
+  expect(JSON.parse(out)).toMatchObject({ drill: 'sum', tried: 3 });
+  expect(out.trimEnd()).not.toContain('\n');
+});
+
+test('without a seed one is drawn and told, and it repeats the run', async () => {
+  const first = JSON.parse((await run(['sum', '--json'])).out);
+  const again = JSON.parse((await run(['sum', '--json', `--seed=${first.seed}`])).out);
+  expect(again.sum).toBe(first.sum);
+});
+
+test.each([
+  [['--violations', '2'], '2 violations'],
+  [['--count', '999'], 'nothing was tried'],
+  [['--faults', '0'], 'no fault was fired'],
+  [['--fail'], 'it broke'],
+])('%j fails with 1 and still prints its line', async (flags, reason) => {
+  const { code, last, err } = await run(['sum', ...flags]);
+  expect([code, err]).toEqual([1, expect.stringContaining(reason)]);
+  expect(JSON.parse(last)).toMatchObject({ drill: 'sum', seed: expect.any(Number) });
+});
+
+test.each([
+  [['smu'], 'Did you mean sum? There are: sum, wrong'],
+  [['sum', '--violation', '1'], 'did you mean --violations?'],
+  [['sum', '--count', '0'], 'at least 1'],
+  [['sum', '--count'], 'at least 1'],
+  [['sum', '--count', '1', '--count', '2'], 'twice'],
+  [['sum', 'extra'], 'unexpected argument'],
+  [['../run'], 'there is no drill'],
+  [['run'], 'there is no drill'],
+])('%j is refused with 2', async (args, message) => {
+  const { code, out, err } = await run(args);
+  expect([code, out, err]).toEqual([2, '', expect.stringContaining(message)]);
+});
+
+test('a file that does not export its drill is an error of ours', async () => {
+  await expect(run(['wrong'])).rejects.toThrow('must export drill with name "wrong"');
+});
+
+test('help lists drills with their promise, and the flags of one', async () => {
+  const all = await run(['--help'], pathToFileURL(`${empty}/`));
+  expect([all.code, all.out]).toEqual([0, expect.stringContaining('--seed S')]);
+  const one = await run(['sum', '--help']);
+  expect([one.code, one.out]).toEqual([0, expect.stringMatching(/Adding gives the sum[\s\S]*--violations/)]);
+  expect((await run([], pathToFileURL(`${empty}/`))).code).toBe(2);
+});
+
+test('every drill of this folder loads and keeps to the form', () => {
+  const main = fileURLToPath(new URL('../run.ts', import.meta.url));
+  const { status, stdout, stderr } = spawnSync(process.execPath, [main, '--help'], { encoding: 'utf8' });
+  expect([status, stderr]).toEqual([0, '']);
+  expect(stdout).toContain('npm run drill -- NAME');
+});
