@@ -40,8 +40,10 @@ export const idSchema = z
 /** A trigger id; upper case is accepted and lowered. */
 export const triggerIdSchema = z.guid().toLowerCase();
 
-/** RFC 3339 with an offset or Z. */
-export const timeSchema = z.iso.datetime({ offset: true });
+/** RFC 3339 with an offset or Z; the year 0 exists for neither PostgreSQL nor anybody else. */
+export const timeSchema = z.iso
+  .datetime({ offset: true })
+  .refine((text) => !text.startsWith('0000'), { error: 'there is no year 0' });
 
 /** Free text that people read; control characters become spaces and it is cut, never refused. */
 export const reasonSchema = z.string().transform((text) => printable(text));

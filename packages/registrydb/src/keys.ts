@@ -1,6 +1,6 @@
 /**
  * API keys: `mrk_{id}_{secret}_{crc}`, 256 bits of secret, kept as HMAC-SHA-256 under a pepper. The checksum lets a
- * scanner (and us) tell a leaked or mistyped key without asking the database.
+ * scanner tell a leaked key.
  */
 import { createHmac, timingSafeEqual } from 'node:crypto';
 import { crc32 } from 'node:zlib';
@@ -49,6 +49,16 @@ export interface ApiKeys {
     readonly scopes: readonly Scope[];
     readonly expiresAt?: string | undefined;
   }): Promise<{ readonly key: ApiKeyView; readonly secret: string }>;
+  /**
+   * Makes a key whose text was chosen elsewhere (the first key of an installation), once; gives it the scopes named.
+   * Throws when the text is shorter than 16 characters.
+   */
+  ensure(input: {
+    readonly secret: string;
+    readonly tenantId: string;
+    readonly name: string;
+    readonly scopes: readonly Scope[];
+  }): Promise<void>;
   /** The key's owner and scopes, or undefined for an unknown, expired or revoked one. */
   verify(secret: string): Promise<VerifiedKey | undefined>;
   list(tenantId: string): Promise<readonly ApiKeyView[]>;
@@ -61,6 +71,12 @@ const checksumOf = (text: string): string => crc32(text).toString(16).padStart(8
 
 export function createApiKeys({ db, transact }: Store, masterKey: Uint8Array, clock: Clock, rng: Rng): ApiKeys {
   const pepper = deriveKey(masterKey, 'api keys');
+  /** A key of ours carries its id; of a key chosen elsewhere it is the head of its hash. */
+  function idOf(secret: string): string {
+    const [, id, checksum] = FORMAT.exec(secret) ?? [];
+    if (id !== undefined && checksum === checksumOf(secret.slice(0, -9))) return id;
+    return `own_${hashOf(secret).toString('hex').slice(0, 16)}`;
+  }
   const hashOf = (secret: string): Buffer => createHmac('sha256', pepper).update(secret).digest();
   return {
     async ensureTenant(id, name) {
@@ -81,9 +97,16 @@ export function createApiKeys({ db, transact }: Store, masterKey: Uint8Array, cl
       });
       return { key, secret };
     },
+    async ensure({ secret, tenantId, name, scopes }) {
+      if (secret.length < 16) throw new TypeError('the first API key must have at least 16 characters');
+      const values = { id: idOf(secret), tenantId, name, hash: hashOf(secret), scopes: [...scopes] };
+      await db
+        .insert(apiKeys)
+        .values(values)
+        .onConflictDoUpdate({ target: apiKeys.id, set: { scopes: values.scopes } });
+    },
     async verify(secret) {
-      const [, id, checksum] = FORMAT.exec(secret) ?? [];
-      if (id === undefined || checksum !== checksumOf(secret.slice(0, -9))) return undefined;
+      const id = idOf(secret);
       const [row] = await db.select().from(apiKeys).where(eq(apiKeys.id, id));
       if (row === undefined || !timingSafeEqual(Buffer.from(row.hash), hashOf(secret))) return undefined;
       if (row.revokedAt !== null || (row.expiresAt !== null && row.expiresAt.getTime() <= clock.now()))

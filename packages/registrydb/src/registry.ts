@@ -40,6 +40,8 @@ export interface Registry {
   audit(tenantId: string, filter: Parameters<typeof listAudit>[2]): Promise<readonly AuditEntry[]>;
   /** Removes events older than 90 days, tombstones older than 30, idempotency keys older than one. */
   purge(days?: { readonly events: number; readonly tombstones: number }): Promise<Purged>;
+  /** How many triggers the tenant has, by what the user is shown. */
+  figures(tenantId: string): Promise<{ readonly triggers: number; readonly enabled: number }>;
   /** Throws when the database cannot be reached. */
   ping(): Promise<void>;
   close(): Promise<void>;
@@ -75,6 +77,12 @@ export async function openRegistry(options: RegistryOptions): Promise<Registry> 
     storeState: createStateWriter(store),
     audit: (tenantId, filter) => listAudit(store.db, tenantId, filter),
     purge: (days = { events: 90, tombstones: 30 }) => purge(store, days),
+    async figures(tenantId) {
+      const [row] = await store.db.execute<{ triggers: string; enabled: string }>(sql`
+        select count(*) as triggers, count(*) filter (where enabled) as enabled
+        from triggers where tenant_id = ${tenantId} and deleted_at is null`);
+      return { triggers: Number(row?.triggers ?? 0), enabled: Number(row?.enabled ?? 0) };
+    },
     async ping() {
       await store.db.execute(sql`select 1`);
     },

@@ -107,6 +107,17 @@ it('knows an API key by its whole text, until it expires or is revoked', async (
   expect(await keys.verify(second.secret)).toBeUndefined();
 });
 
+it('takes a first key that was chosen elsewhere, as often as it is given', async () => {
+  await using test = await openTestRegistry();
+  const { keys } = test.registry;
+  const first = { secret: 'mk_chosen-elsewhere-123', tenantId: 't1', name: 'first' };
+  await keys.ensure({ ...first, scopes: ['events:read'] });
+  await keys.ensure({ ...first, scopes: ['keys:write'] });
+  expect(await keys.verify(first.secret)).toMatchObject({ tenantId: 't1', scopes: ['keys:write'] });
+  expect(await keys.verify(`${first.secret}x`)).toBeUndefined();
+  await expect(keys.ensure({ ...first, secret: 'short', scopes: [] })).rejects.toThrow('16 characters');
+});
+
 it('upserts by deduplication key: one trigger, however many ask at once, and no change without a difference', async () => {
   await using test = await openTestRegistry();
   const upsert = (more = {}) =>

@@ -1,0 +1,192 @@
+/** People's requests and answers. Unknown fields are refused; answers carry JSON values where the registry keeps text. */
+import { configSchema, cursorSchema, idSchema, LIMITS, parseJson, timeSchema } from '@milkrun/control-plane';
+import type { ConnectionView, EventView, TriggerView } from '@milkrun/registrydb';
+import { z } from 'zod';
+import { humanText, pagingShape, reasonShape } from './http-conventions.ts';
+
+const dedupe = z.enum(['unique', 'hash', 'watermark']);
+const overlapSeconds = z.int().min(0).max(31_536_000);
+const pollPolicy = z
+  .strictObject({
+    dedupe: dedupe.default('unique'),
+    overlapSeconds: overlapSeconds.optional(),
+    repeatable: z.boolean().default(true),
+  })
+  .refine(({ dedupe: strategy, overlapSeconds: overlap }) => overlap === undefined || strategy === 'watermark', {
+    path: ['overlapSeconds'],
+    error: 'only with dedupe "watermark"',
+  });
+const tags = z.array(idSchema).max(50);
+const intervalSeconds = z.int().min(1).max(LIMITS.intervalSecondsMax);
+
+export const createTriggerBody = z.strictObject({
+  deduplicationKey: idSchema
+    .optional()
+    .describe('A second request with the same key changes this trigger instead of making one.'),
+  name: humanText(200).optional(),
+  tags: tags.default([]),
+  toolkit: idSchema,
+  slug: idSchema.describe('Which trigger of the toolkit.'),
+  version: idSchema.default('1').describe('Version of the connector wanted.'),
+  config: configSchema.describe('The connector’s configuration, an object of at most 64 KiB.'),
+  connectionId: idSchema,
+  intervalSeconds: intervalSeconds.describe('Seconds between two polls.'),
+  enabled: z.boolean().default(true),
+  since: timeSchema.optional().describe('The first poll also emits items dated at or after this instant.'),
+  poll: pollPolicy.default({ dedupe: 'unique', repeatable: true }),
+});
+
+export const patchTriggerBody = z.strictObject({
+  name: humanText(200).nullable().optional(),
+  tags: tags.optional(),
+  version: idSchema.optional(),
+  config: z.optional(configSchema),
+  connectionId: idSchema.optional(),
+  intervalSeconds: intervalSeconds.optional(),
+  since: timeSchema.nullable().optional(),
+  poll: pollPolicy.optional(),
+  ...reasonShape,
+});
+
+const resumeFrom = z.enum(['cursor', 'now']).default('cursor');
+
+export const enableBody = z.strictObject({ resume: resumeFrom, ...reasonShape }).prefault({});
+export const resumeBody = z
+  .strictObject({ from: resumeFrom.describe('cursor: where it stopped; now: primes again'), ...reasonShape })
+  .prefault({});
+export const reasonBody = z.strictObject(reasonShape).prefault({});
+export const rewindBody = z
+  .strictObject({ cursor: z.optional(cursorSchema), since: timeSchema.optional(), ...reasonShape })
+  .refine(({ cursor, since }) => (cursor === undefined) !== (since === undefined), {
+    error: 'exactly one of cursor and since is needed',
+  });
+
+export const listTriggersQuery = z.strictObject({
+  ...pagingShape,
+  toolkit: idSchema.optional(),
+  slug: idSchema.optional(),
+  connectionId: idSchema.optional(),
+  deduplicationKey: idSchema.optional(),
+  tag: idSchema.optional(),
+  state: z.enum(['active', 'disabled', 'halted']).optional(),
+});
+
+export const triggerSchema = z.object({
+  id: z.string(),
+  deduplicationKey: z.string().nullable(),
+  name: z.string().nullable(),
+  tags: z.array(z.string()),
+  toolkit: z.string(),
+  slug: z.string(),
+  version: z.string(),
+  config: z.unknown(),
+  connectionId: z.string(),
+  intervalSeconds: z.int(),
+  enabled: z.boolean().describe('The user’s wish.'),
+  since: z.string().nullable(),
+  poll: z.object({ dedupe, overlapSeconds: overlapSeconds.nullable(), repeatable: z.boolean() }),
+  configVersion: z.int(),
+  createdAt: z.string(),
+  updatedAt: z.string(),
+  primed: z.boolean().describe('The first listing was recorded.'),
+  status: z.object({
+    state: z.enum(['active', 'disabled', 'halted']),
+    code: z.string().nullable().describe('Why it is off.'),
+    meaning: z.string().nullable(),
+    since: z.string().nullable(),
+    by: z.string().nullable().describe('Who turned it off: engine, or a key.'),
+    reason: z.string().nullable(),
+    ends: z.array(z.string()).describe('What turns it on again.'),
+  }),
+  warning: z.object({ code: z.string(), at: z.string() }).nullable(),
+  lastEventAt: z.string().nullable(),
+});
+
+const secretText = (max: number) =>
+  z
+    .string()
+    .min(1)
+    .max(max)
+    .refine((text) => text.isWellFormed());
+
+const credentials = z.discriminatedUnion('type', [
+  z.strictObject({ type: z.literal('none') }),
+  z.strictObject({
+    type: z.literal('api_key'),
+    apiKey: secretText(16_384),
+    header: idSchema.optional(),
+    query: idSchema.optional(),
+  }),
+  z.strictObject({ type: z.literal('basic'), username: secretText(1_024), password: z.string().max(16_384) }),
+  z.strictObject({ type: z.literal('bearer'), token: secretText(16_384) }),
+]);
+
+export const createConnectionBody = z.strictObject({
+  toolkit: idSchema,
+  name: humanText(200).default(''),
+  credentials,
+  expiresAt: timeSchema.optional(),
+});
+
+export const patchConnectionBody = z.strictObject({
+  name: humanText(200).optional(),
+  credentials: credentials.optional(),
+  status: z.enum(['active', 'expired', 'revoked', 'refresh_failed']).optional(),
+  statusReason: humanText(500).optional(),
+  expiresAt: timeSchema.nullable().optional(),
+});
+
+export const listConnectionsQuery = z.strictObject({ ...pagingShape, toolkit: idSchema.optional() });
+
+export const connectionSchema = z.object({
+  id: z.string(),
+  toolkit: z.string(),
+  name: z.string(),
+  kind: z.enum(['none', 'api_key', 'basic', 'bearer']),
+  status: z.enum(['active', 'expired', 'revoked', 'refresh_failed']),
+  statusReason: z.string().nullable(),
+  expiresAt: z.string().nullable(),
+  version: z.int(),
+  createdAt: z.string(),
+  updatedAt: z.string(),
+});
+
+export const listEventsQuery = z.strictObject({ ...pagingShape, triggerId: z.guid().toLowerCase().optional() });
+
+export const eventSchema = z.object({
+  id: z.string(),
+  triggerId: z.string(),
+  storedAt: z.string(),
+  event: z.unknown().describe('The CloudEvents 1.0 record.'),
+});
+
+/** What ends a halt, by the code that caused it. */
+function endsOf({ state, code }: TriggerView['status']): string[] {
+  if (state === 'active') return [];
+  if (state === 'disabled') return ['enable the trigger'];
+  const always = ['resume the trigger', 'disable and enable it', 'change its configuration, version or connection'];
+  if (code?.startsWith('auth.')) {
+    return ['renew the connection’s credentials', 'a successful probe, one every 6 hours', ...always];
+  }
+  return code === 'cursor_lost' ? ['rewind the trigger to a cursor or an instant', ...always] : always;
+}
+
+export function triggerBody(view: TriggerView, meaningOf: (code: string) => string | null) {
+  const { config, status } = view;
+  const meaning = status.code === null ? null : meaningOf(status.code);
+  return {
+    ...view,
+    tags: [...view.tags],
+    config: parseJson(config),
+    status: { ...status, meaning, ends: endsOf(status) },
+  };
+}
+
+export const connectionBody = (view: ConnectionView): z.infer<typeof connectionSchema> => ({ ...view });
+
+export const eventBody = ({ id, triggerId, storedAt, record }: EventView) => ({
+  id,
+  triggerId,
+  storedAt,
+  event: parseJson(record),
+});
