@@ -1,24 +1,44 @@
 /** The server parts, each loaded only when it is to run: a client command starts without the engine's libraries. */
+import { systemClock } from '@milkrun/core';
 import type { PartInput, PartName, RunningPart } from './serve.ts';
 
 export interface StartInput extends PartInput {
+  /** The process's environment, for settings that belong to connectors. */
+  readonly env: Readonly<Record<string, string | undefined>>;
   /** False: refuse to start instead of migrating the database. */
   readonly migrate: boolean;
 }
 
-type Start = (input: StartInput) => Promise<RunningPart>;
-
-const LOADERS: Readonly<Record<PartName, () => Promise<Start>>> = {
-  worker: async () => (await load<{ startWorker: Start }>('@milkrun/worker')).startWorker,
-  api: async () => (await load<{ startApi: Start }>('@milkrun/api')).startApi,
-  'poll-function': async () => (await load<{ startPollFunction: Start }>('@milkrun/poll-lambda')).startPollFunction,
-};
-
-async function load<T>(specifier: string): Promise<T> {
-  return (await import(specifier)) as T;
+/** What `@milkrun/worker` exports. */
+interface WorkerModule {
+  startWorker(input: PartInput & { readonly migrate: boolean }): Promise<RunningPart>;
 }
 
+const STARTS: Readonly<Record<PartName, (input: StartInput) => Promise<RunningPart>>> = {
+  async worker({ config, log, metrics, migrate }) {
+    const name = '@milkrun/worker';
+    const { startWorker } = (await import(name)) as WorkerModule;
+    return await startWorker({ config, log, metrics, migrate });
+  },
+
+  async api({ config, log, metrics, migrate }) {
+    const { startApi } = await import('@milkrun/api');
+    const api = await startApi({ config, log, metrics, clock: systemClock, migrate });
+    return { addresses: { api: api.url }, stop: () => api.close() };
+  },
+
+  async 'poll-function'({ config, env }) {
+    const { settingsFrom, startPollFunction } = await import('@milkrun/poll-lambda');
+    const settings = {
+      ...settingsFrom(env),
+      ...(config.npmRegistry === undefined ? {} : { NPM_REGISTRY: config.npmRegistry }),
+      ...(config.outboundAllow === undefined ? {} : { OUTBOUND_ALLOW: config.outboundAllow }),
+    };
+    const running = await startPollFunction({ host: config.pollFunctionHost, port: config.pollFunctionPort, settings });
+    return { addresses: { 'poll-function': running.endpoint }, stop: () => running.stop() };
+  },
+};
+
 export async function startPart(name: PartName, input: StartInput): Promise<RunningPart> {
-  const start = await LOADERS[name]();
-  return await start(input);
+  return await STARTS[name](input);
 }

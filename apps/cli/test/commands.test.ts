@@ -27,11 +27,13 @@ test.each([
 
 test.each([
   [['triggers', 'list', '--limit', 'many'], 'integer'],
-  [['triggers', 'list', '--state', 'off'], 'enabled, disabled, halted'],
+  [['triggers', 'list', '--state', 'off'], 'active, disabled, halted'],
   [['triggers', 'get'], "missing required argument 'id'"],
   [['triggers', 'rewind', ID], '--since or --cursor'],
   [['triggers', 'rewind', ID, '--cursor', '{'], 'not valid JSON'],
   [['triggers', 'rewind', ID, '--since', 'yesterday'], 'a time such as'],
+  [['triggers', 'create', '--toolkit', 'npm', '--slug', 'npm-package', '--connection', 'c'], '--settings: package'],
+  [['triggers', 'create', '--toolkit', 'x', '--slug', 'y', '--connection', 'c'], '--interval is needed'],
   [['triggers', 'poll-now'], 'trigger ids, or --all'],
   [['triggers', 'poll-now', ID, '--all'], 'trigger ids, or --all'],
   [['dev', '--fleet', '-1'], 'integer'],
@@ -41,7 +43,7 @@ test.each([
 });
 
 test('a list follows pages, and ends at the limit', async () => {
-  const all = Array.from({ length: 1200 }, (_, i) => ({ id: `t${i}`, name: 'n', halt: { code: 'auth.expired' } }));
+  const all = Array.from({ length: 1200 }, (_, i) => ({ id: `t${i}`, name: 'n', status: { code: 'auth.expired' } }));
   const api = await stubServer(({ query }) => {
     const from = Number(query.cursor ?? 0);
     const items = all.slice(from, from + Number(query.limit));
@@ -56,7 +58,7 @@ test('a list follows pages, and ends at the limit', async () => {
     { toolkit: 'npm', cursor: '1000', limit: '100' },
   ]);
   const table = (await run(['triggers', 'list', '--limit', '2'], env)).out.split('\n');
-  expect(table[0]).toMatch(/^ID\s+NAME\s+TOOLKIT/);
+  expect(table[0]).toMatch(/^ID\s+NAME\s+SLUG/);
   expect(table[1]).toMatch(/^t0\s+n\s+-.*auth\.expired/);
 });
 
@@ -86,7 +88,7 @@ const CALLS: [string[], Partial<Asked>][] = [
     ['triggers', 'rewind', ID, '--cursor', '-'],
     { method: 'POST', path: `/triggers/${ID}/rewind`, body: { cursor: { page: 3 } } },
   ],
-  [['triggers', 'explain', ID], { method: 'GET', path: `/triggers/${ID}/explain`, query: { limit: '50' } }],
+  [['triggers', 'explain', ID], { method: 'GET', path: `/triggers/${ID}/explain` }],
   [
     [
       'triggers',
@@ -100,12 +102,20 @@ const CALLS: [string[], Partial<Asked>][] = [
       '--interval',
       '5m',
       '--settings',
-      '-',
+      '{"package":"vite"}',
     ],
     {
       method: 'POST',
       path: '/triggers',
-      body: { toolkit: 'npm', slug: 'npm-package', connectionId: 'c', config: { page: 3 }, intervalSeconds: 300 },
+      body: {
+        toolkit: 'npm',
+        slug: 'npm-package',
+        connectionId: 'c',
+        config: { package: 'vite' },
+        intervalSeconds: 300,
+        version: '1',
+        poll: { dedupe: 'watermark', overlapSeconds: 86_400, repeatable: true },
+      },
     },
   ],
   [
@@ -113,7 +123,7 @@ const CALLS: [string[], Partial<Asked>][] = [
     {
       method: 'POST',
       path: '/connections',
-      body: { toolkit: 'acme', name: 'Acme', kind: 'api_key', credentials: { page: 3 } },
+      body: { toolkit: 'acme', name: 'Acme', credentials: { page: 3, type: 'api_key' } },
     },
   ],
   [['events', 'get', 'evt_x'], { method: 'GET', path: '/events/evt_x' }],

@@ -164,8 +164,7 @@ test('the first data is created once', async () => {
   const api = await stubServer(({ method, path, body }: Asked) => {
     const list = path.startsWith('/triggers') ? triggers : connections;
     if (method === 'GET') return { body: { items: list, next: null } };
-    const made = path === '/triggers/bulk' ? (body as { triggers: object[] }).triggers : [body as object];
-    list.push(...made.map((one, i) => ({ ...one, id: `${path}-${list.length + i}` })));
+    list.push({ ...(body as object), id: `${path}-${list.length}` });
     return { body: list.at(-1) };
   });
   const now = Date.parse('2026-11-25T00:00:00Z');
@@ -174,12 +173,12 @@ test('the first data is created once', async () => {
   expect(triggers[0]).toMatchObject({
     slug: 'npm-package',
     config: { package: PACKAGES[0] },
+    poll: { dedupe: 'watermark', overlapSeconds: 86_400, repeatable: true },
     intervalSeconds: 300,
     since: '2026-10-26T00:00:00.000Z',
     connectionId: connections[0]?.id,
   });
   expect(connections.map(({ toolkit }) => toolkit)).toEqual(['npm', 'synthetic']);
-  expect(api.asked.filter(({ path }) => path === '/triggers/bulk')).toHaveLength(3);
   expect(await create()).toEqual({ packages: 0, fleet: 0 });
   expect([triggers.length, connections.length]).toEqual([PACKAGES.length + 1200, 2]);
 });
@@ -221,12 +220,12 @@ test('--once waits for the feed, then for every poll and batch, and counts doubl
     halted: 2,
   });
   expect(engine.asked.map(({ path, query }) => `${path} ${query.since ?? ''}`.trim())).toEqual([
-    '/figures',
-    '/figures',
+    '/fleet',
+    '/fleet',
     '/poll-all',
-    '/figures T',
-    '/figures T',
-    '/figures T',
+    '/fleet T',
+    '/fleet T',
+    '/fleet T',
   ]);
   expect(isClean(summary)).toBe(false);
   const clean = { ...summary, duplicateIds: 0, undelivered: 0 };
@@ -243,7 +242,7 @@ test('an engine that answers something else is refused', async () => {
     source: 'real' as const,
     onFigures: () => {},
   };
-  await expect(runOnce({ ...input, signal: new AbortController().signal })).rejects.toThrow('GET /figures');
+  await expect(runOnce({ ...input, signal: new AbortController().signal })).rejects.toThrow('GET /fleet');
 });
 
 test('progress is a line every ten seconds, or one redrawn on a terminal', () => {

@@ -1,5 +1,6 @@
 /** `milkrun connections …` */
 import { Command, Option } from 'commander';
+import { asRecord } from '../http-client.ts';
 import type { Io } from '../io.ts';
 import { contextOf, forEachId, idPath, jsonOf, limitOption, show, showList } from './shared.ts';
 
@@ -40,13 +41,17 @@ export function connectionsCommand(io: Io): Command {
       'after',
       `
 Example:
-  echo '{"key":"..."}' | milkrun connections create --toolkit acme --name "Acme, sales" --kind api_key
+  echo '{"apiKey":"..."}' | milkrun connections create --toolkit acme --name "Acme, sales" --kind api_key
 `,
     )
     .action(async (given: { toolkit: string; name: string; kind: string }, command: Command) => {
       const context = contextOf(io, command);
-      const credentials = given.kind === 'none' ? {} : { credentials: await jsonOf(io, 'standard input', '-') };
-      show(context, await context.api().send('POST', '/connections', { ...given, ...credentials }));
+      const { toolkit, name, kind: type } = given;
+      const rest = type === 'none' ? {} : asRecord(await jsonOf(io, 'standard input', '-'));
+      show(
+        context,
+        await context.api().send('POST', '/connections', { toolkit, name, credentials: { ...rest, type } }),
+      );
     });
 
   group

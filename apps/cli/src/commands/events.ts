@@ -14,13 +14,13 @@ export function eventsCommand(io: Io): Command {
     .action(async ({ trigger, limit }, command: Command) => {
       const context = contextOf(io, command);
       const rows = await context.api().list('/events', { triggerId: trigger, limit });
-      showList(context, rows, ['id', 'type', 'time', 'triggerid', 'data']);
+      showList(context, rows, ['id', 'triggerId', 'event.time', 'event.type', 'event.data']);
     });
 
   group
     .command('get')
     .argument('<id>', 'event id, evt_…')
-    .description('one event as a CloudEvent')
+    .description('one event, as a CloudEvent')
     .action(async (id: string, _, command: Command) => {
       const context = contextOf(io, command);
       show(context, await context.api().get(idPath('/events', id)));

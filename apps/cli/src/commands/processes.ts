@@ -20,7 +20,7 @@ export function partCommand(io: Io, name: PartName): Command {
     .description(ABOUT[name])
     .option('--no-migrate', 'refuse to start when the database has to be migrated, instead of migrating it')
     .action(async ({ migrate }: { migrate: boolean }, command: Command) => {
-      await servePart(contextOf(io, command), name, (input) => startPart(name, { ...input, migrate }));
+      await servePart(contextOf(io, command), name, (input) => startPart(name, { ...input, env: io.env, migrate }));
     });
 }
 

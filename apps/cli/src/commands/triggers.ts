@@ -1,6 +1,7 @@
 /** `milkrun triggers …` */
 
 import { parseDuration } from '@milkrun/config';
+import { builtInConnectors, ConfigInvalid } from '@milkrun/connectors';
 import { Command, Option } from 'commander';
 import { CommandFailed, EXIT } from '../exit-codes.ts';
 import { asRecord } from '../http-client.ts';
@@ -8,7 +9,7 @@ import type { Io } from '../io.ts';
 import type { Row } from '../output.ts';
 import { contextOf, forEachId, idPath, jsonOf, limitOption, numberFrom, show, showList, timeOf } from './shared.ts';
 
-const COLUMNS = ['id', 'name', 'toolkit', 'slug', 'enabled', 'halt.code', 'intervalSeconds', 'lastEventAt'];
+const COLUMNS = ['id', 'name', 'slug', 'intervalSeconds', 'status.state', 'status.code', 'lastEventAt'];
 
 interface Create {
   toolkit: string;
@@ -30,7 +31,7 @@ export function triggersCommand(io: Io): Command {
     .description('triggers, newest state of each')
     .option('--toolkit <name>', 'only of this toolkit')
     .option('--connection <id>', 'only of this connection')
-    .addOption(new Option('--state <state>', 'only in this state').choices(['enabled', 'disabled', 'halted']))
+    .addOption(new Option('--state <state>', 'only in this state').choices(['active', 'disabled', 'halted']))
     .addOption(limitOption())
     .action(async ({ toolkit, connection, state, limit }, command: Command) => {
       const context = contextOf(io, command);
@@ -41,7 +42,7 @@ export function triggersCommand(io: Io): Command {
   group
     .command('get')
     .argument('<id>', 'trigger id')
-    .description('one trigger with its halt, if any, and what ends it')
+    .description('one trigger; when it is off, why, who turned it off, and what ends that')
     .action(async (id: string, _, command: Command) => {
       const context = contextOf(io, command);
       show(context, await context.api().get(idPath('/triggers', id)));
@@ -54,7 +55,11 @@ export function triggersCommand(io: Io): Command {
     .requiredOption('--slug <name>', 'connector, such as npm-package')
     .requiredOption('--connection <id>', 'connection to poll with')
     .option('--settings <json>', "the connector's configuration, or - for standard input", '{}')
-    .option('--interval <seconds>', 'seconds between polls, or a duration such as 5m', intervalOf)
+    .option(
+      '--interval <seconds>',
+      "seconds between polls, or a duration such as 5m; default: the connector's",
+      intervalOf,
+    )
     .option('--name <text>', 'name for people')
     .option('--since <time>', 'also find what the provider dates from here on', timeOf)
     .option('--key <text>', 'deduplication key')
@@ -69,12 +74,18 @@ Example:
     )
     .action(async (given: Create, command: Command) => {
       const context = contextOf(io, command);
+      const config = await jsonOf(io, '--settings', given.settings);
+      const connector = builtInConnectors.find(({ toolkit, slug }) => toolkit === given.toolkit && slug === given.slug);
+      const interval = given.interval ?? connector?.defaultIntervalSeconds;
+      if (interval === undefined)
+        throw new CommandFailed('--interval is needed: the connector is not a built-in one', EXIT.usage);
       const body = {
         toolkit: given.toolkit,
         slug: given.slug,
         connectionId: given.connection,
-        config: await jsonOf(io, '--settings', given.settings),
-        ...(given.interval === undefined ? {} : { intervalSeconds: given.interval }),
+        config,
+        intervalSeconds: interval,
+        ...(connector === undefined ? {} : { version: connector.version, poll: policyOf(connector, config) }),
         ...(given.name === undefined ? {} : { name: given.name }),
         ...(given.since === undefined ? {} : { since: given.since }),
         ...(given.key === undefined ? {} : { deduplicationKey: given.key }),
@@ -157,10 +168,9 @@ Example:
     .command('explain')
     .argument('<id>', 'trigger id')
     .description('what happened to a trigger, poll by poll, and what happens next')
-    .option('--limit <n>', 'lines of history', numberFrom(1, 1000), 50)
-    .action(async (id: string, { limit }: { limit: number }, command: Command) => {
+    .action(async (id: string, _, command: Command) => {
       const context = contextOf(io, command);
-      const answer = asRecord(await context.api().get(idPath('/triggers', id, 'explain'), { limit }));
+      const answer = asRecord(await context.api().get(idPath('/triggers', id, 'explain')));
       if (context.json || !Array.isArray(answer.timeline)) return show(context, answer);
       const { timeline, ...rest } = answer;
       show(context, rest);
@@ -169,6 +179,16 @@ Example:
     });
 
   return group;
+}
+
+/** How the connector's items are told apart, which the engine has to know. */
+function policyOf(connector: (typeof builtInConnectors)[number], config: unknown): unknown {
+  try {
+    return connector.policyOf(config);
+  } catch (error) {
+    if (!(error instanceof ConfigInvalid)) throw error;
+    throw new CommandFailed(`--settings: ${error.message}`, EXIT.usage, { cause: error });
+  }
 }
 
 function intervalOf(text: string): number {

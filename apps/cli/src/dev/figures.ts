@@ -1,4 +1,4 @@
-/** What the engine says of itself, `GET /figures` of its operations API: for live progress and for the end of `--once`. */
+/** What the engine says of itself, `GET /fleet` of its operations API: for live progress and for the end of `--once`. */
 import { z } from 'zod';
 import { CommandFailed } from '../exit-codes.ts';
 import type { HttpClient } from '../http-client.ts';
@@ -34,9 +34,9 @@ const figures = z.object({
 export type Figures = z.output<typeof figures>;
 
 export async function readFigures(engine: HttpClient, since?: string): Promise<Figures> {
-  const parsed = figures.safeParse(await engine.get('/figures', { since }));
+  const parsed = figures.safeParse(await engine.get('/fleet', { since }));
   if (parsed.success) return parsed.data;
-  throw new CommandFailed(`the engine answered GET /figures with something else: ${z.prettifyError(parsed.error)}`);
+  throw new CommandFailed(`the engine answered GET /fleet with something else: ${z.prettifyError(parsed.error)}`);
 }
 
 /** Makes every polled trigger due now; answers the time from which `readFigures` counts what is pending. */

@@ -2,6 +2,7 @@
  * The first data of a laptop: a connection and a trigger for each of a dozen packages this repository itself depends on,
  * and on demand a synthetic fleet. Everything is upserted by deduplication key, so a later run creates nothing twice.
  */
+import { type Connector, npmPackage, synthetic } from '@milkrun/connectors';
 import { CommandFailed } from '../exit-codes.ts';
 import { asRecord, type HttpClient } from '../http-client.ts';
 
@@ -24,7 +25,10 @@ export const PACKAGES = [
 const PACKAGE_INTERVAL_S = 300;
 const FLEET_INTERVAL_S = 60;
 const SINCE_MS = 30 * 24 * 3600 * 1000;
-const BULK = 500;
+/** Requests under way at once while the fleet is created. */
+const LANES = 16;
+/** A tenth of the polls of a fleet find something. */
+const FLEET_CONFIG = { ratePerMinute: 0.1 };
 
 export interface FirstData {
   readonly packages: number;
@@ -45,9 +49,7 @@ export async function createFirstData(
       await api.send('POST', '/triggers', {
         deduplicationKey: `dev:npm-package:${name}`,
         name: `Releases of ${name}`,
-        toolkit: 'npm',
-        slug: 'npm-package',
-        config: { package: name },
+        ...recordOf(npmPackage, { package: name }),
         connectionId,
         intervalSeconds: PACKAGE_INTERVAL_S,
         since,
@@ -55,23 +57,32 @@ export async function createFirstData(
     }
   }
   const wantedFleet = Array.from({ length: fleet }, (_, i) => i).filter((i) => !known.has(`dev:synthetic:${i}`));
-  if (wantedFleet.length > 0) {
+  const missing = wantedFleet.length;
+  if (missing > 0) {
     const connectionId = await connectionFor(api, 'synthetic', 'synthetic fleet');
-    for (let from = 0; from < wantedFleet.length; from += BULK) {
-      const triggers = wantedFleet.slice(from, from + BULK).map((i) => ({
-        deduplicationKey: `dev:synthetic:${i}`,
-        name: `Synthetic ${i}`,
-        toolkit: 'synthetic',
-        slug: 'synthetic',
-        config: { seed: i },
-        connectionId,
-        intervalSeconds: FLEET_INTERVAL_S,
-      }));
-      await api.send('POST', '/triggers/bulk', { triggers });
-      progress(Math.min(from + BULK, wantedFleet.length), wantedFleet.length);
-    }
+    let done = 0;
+    const lane = async (): Promise<void> => {
+      for (let i = wantedFleet.pop(); i !== undefined; i = wantedFleet.pop()) {
+        await api.send('POST', '/triggers', {
+          deduplicationKey: `dev:synthetic:${i}`,
+          name: `Synthetic ${i}`,
+          ...recordOf(synthetic, FLEET_CONFIG),
+          connectionId,
+          intervalSeconds: FLEET_INTERVAL_S,
+        });
+        done += 1;
+        if (done % 1000 === 0 || done === missing) progress(done, missing);
+      }
+    };
+    await Promise.all(Array.from({ length: LANES }, lane));
   }
-  return { packages: wantedPackages.length, fleet: wantedFleet.length };
+  return { packages: wantedPackages.length, fleet: missing };
+}
+
+/** What a trigger of a built-in connector says beside its owner's wishes. */
+function recordOf(connector: Connector, config: object): object {
+  const { toolkit, slug, version } = connector;
+  return { toolkit, slug, version, config, poll: connector.policyOf(config) };
 }
 
 async function knownKeys(api: HttpClient): Promise<Set<unknown>> {
@@ -83,7 +94,7 @@ async function knownKeys(api: HttpClient): Promise<Set<unknown>> {
 async function connectionFor(api: HttpClient, toolkit: string, name: string): Promise<string> {
   const known = (await api.list('/connections', { toolkit })).find((connection) => connection.name === name);
   if (typeof known?.id === 'string') return known.id;
-  const { id } = asRecord(await api.send('POST', '/connections', { toolkit, name, kind: 'none' }));
+  const { id } = asRecord(await api.send('POST', '/connections', { toolkit, name, credentials: { type: 'none' } }));
   if (typeof id !== 'string') throw new CommandFailed('the API answered POST /connections without an id');
   return id;
 }
