@@ -5,7 +5,7 @@ import type { FastifyInstance, FastifyRequest } from 'fastify';
 import { Problem } from './problems.ts';
 
 /** `public`: anybody. `engine`: the engine's key alone. Else a key of a tenant with that scope. */
-export type Policy = 'public' | 'engine' | Scope;
+type Policy = 'public' | 'engine' | Scope;
 
 declare module 'fastify' {
   interface FastifyContextConfig {

@@ -15,7 +15,7 @@ export function ifVersionOf({ headers }: FastifyRequest): number | undefined {
   return Number(version);
 }
 
-export const LIMIT_MAX = 500;
+const LIMIT_MAX = 500;
 
 /** Query of a list: `limit` and the `next` of the page before as `cursor`. */
 export const pagingShape = {

@@ -11,6 +11,7 @@ import { type FastifyBaseLogger, type FastifyInstance, fastify, type RawServerDe
 import { jsonSchemaTransform, serializerCompiler, type ZodTypeProvider } from 'fastify-type-provider-zod';
 import { installAccess } from './access.ts';
 import type { EngineClient } from './engine-client.ts';
+import { problemSchema } from './http-conventions.ts';
 import { installIdempotency } from './idempotent.ts';
 import { createErrorHandler, Problem, sendProblem } from './problems.ts';
 import { connectionRoutes } from './routes/connections.ts';
@@ -77,6 +78,9 @@ export async function buildServer(deps: ServerDeps): Promise<App> {
     transform: jsonSchemaTransform,
   });
   installHeaders(app);
+  app.addHook('onRoute', ({ schema }) => {
+    if (schema?.response) Object.assign(schema.response, { '4xx': problemSchema });
+  });
   installAccess(app as never, registry, engineKey);
   installIdempotency(app as never, registry);
   installReport(app, log, metrics);

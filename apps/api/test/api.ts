@@ -8,7 +8,7 @@ import { request } from 'undici';
 import { inject } from 'vitest';
 
 export const ENGINE_KEY = 'engine-key-of-the-tests';
-export const FIRST_KEY = 'first-key-of-the-tests';
+const FIRST_KEY = 'first-key-of-the-tests';
 
 export interface Reply {
   readonly status: number;

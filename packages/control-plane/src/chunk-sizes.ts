@@ -4,7 +4,7 @@
  * A call that was too large halves the size; a piece that went through proves at least its own size once the chunk it
  * was cut from is done; 20 good calls in a row double it again, up to the start.
  */
-export const CHUNK_START = 100;
+const CHUNK_START = 100;
 const GOOD_CALLS_TO_DOUBLE = 20;
 
 export class ChunkSize {

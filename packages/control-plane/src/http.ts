@@ -13,7 +13,7 @@ export type Exchange =
   /** Time-out, reset, refused, DNS, or an open breaker. */
   | { readonly kind: 'unreachable'; readonly reason: string; readonly retryAfterSeconds?: number };
 
-export interface ExchangeRequest {
+interface ExchangeRequest {
   readonly method: 'GET' | 'POST';
   /** Path below the base URL, with its query. */
   readonly path: string;

@@ -46,7 +46,7 @@ export const timeSchema = z.iso
   .refine((text) => !text.startsWith('0000'), { error: 'there is no year 0' });
 
 /** Free text that people read; control characters become spaces and it is cut, never refused. */
-export const reasonSchema = z.string().transform((text) => printable(text));
+const reasonSchema = z.string().transform((text) => printable(text));
 
 /** Text from outside made fit for a log line or a column. */
 export function printable(text: string, charsMax: number = LIMITS.reasonChars): string {
@@ -78,7 +78,7 @@ export const cursorSchema = opaque(LIMITS.cursorBytes, true);
 export const authSchema = opaque(LIMITS.authBytes, false, objectOnly);
 
 /** What a trigger remembers, opaque text of at most 96 KiB. */
-export const pollStateSchema = z
+const pollStateSchema = z
   .string()
   .refine((text) => Buffer.byteLength(text) <= LIMITS.pollStateBytes, {
     error: `larger than ${LIMITS.pollStateBytes} bytes`,

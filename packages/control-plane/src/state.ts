@@ -59,11 +59,7 @@ export function createPostState({ http, clock, metrics, log, timeoutMs, bytesMax
 }
 
 /** What an exchange means for the events that were sent. Pure. */
-export function classifyState(
-  exchange: Exchange,
-  sent: Pick<StateInput, 'results' | 'lifecycle'>,
-  clock: Clock,
-): StateAnswer {
+function classifyState(exchange: Exchange, sent: Pick<StateInput, 'results' | 'lifecycle'>, clock: Clock): StateAnswer {
   const retryAfter = pauseOf(exchange, clock);
   const unavailable = (reason: string): StateAnswer => ({
     kind: 'unavailable',

@@ -20,7 +20,7 @@ export type Credentials =
   | { readonly type: 'basic'; readonly username: string; readonly password: string }
   | { readonly type: 'bearer'; readonly token: string };
 
-export type ConnectionStatus = ConnectionRow['status'];
+type ConnectionStatus = ConnectionRow['status'];
 
 export interface ConnectionView {
   readonly id: string;

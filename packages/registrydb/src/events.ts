@@ -12,7 +12,7 @@ export interface EventView {
   readonly record: string;
 }
 
-export interface EventFilter {
+interface EventFilter {
   readonly limit: number;
   readonly triggerId?: string | undefined;
   /** `seq` of the last event of the page before. */

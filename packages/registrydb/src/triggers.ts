@@ -12,7 +12,7 @@ import { type Actor, RegistryProblem } from './problem.ts';
 import { connections, type TriggerRow, triggers } from './schema.ts';
 import { listTriggers, selectTriggers, type TriggerFilter, type TriggerView } from './trigger-views.ts';
 
-export interface PollPolicyInput {
+interface PollPolicyInput {
   readonly dedupe: TriggerRow['pollDedupe'];
   readonly overlapSeconds?: number | undefined;
   readonly repeatable: boolean;

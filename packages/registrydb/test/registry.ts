@@ -5,7 +5,7 @@ import { createDatabase } from '@milkrun/testkit';
 import postgres from 'postgres';
 import { inject } from 'vitest';
 
-export const MASTER_KEY = Buffer.alloc(32, 7);
+const MASTER_KEY = Buffer.alloc(32, 7);
 
 export async function openTestRegistry(clock: Clock = systemClock) {
   const url = await createDatabase(inject('pgUrl'));

@@ -198,6 +198,13 @@ const entries = {
     about:
       'Chunks of /conn/batch that were too large and were halved. A steady rate means that the learned size keeps being forgotten, or payloads vary wildly.',
   },
+  'polling.auth.foreign_answers': {
+    type: 'counter',
+    unit: 'answers',
+    tags: {},
+    about:
+      'Answers of /conn/batch under a tenant that did not ask for the connection. Never used, and zero: anything else is a fault of the control plane that mixes tenants up. Alert.',
+  },
   'polling.trigger.fetch_auth_error': {
     type: 'counter',
     unit: 'triggers',
@@ -395,6 +402,13 @@ const entries = {
     unit: 'pages',
     tags: { outcome: ['applied', 'lost_race', 'expired', 'failed'] },
     about: 'Pages of the feed. `expired` starts a full resync.',
+  },
+  'polling.feed.refused': {
+    type: 'counter',
+    unit: 'changes',
+    tags: {},
+    about:
+      'Records of the feed that break the contract and were left out, their triggers unchanged; the log names the first of each page.',
   },
   'polling.feed.mass_delete': {
     type: 'counter',

@@ -12,7 +12,7 @@ interface Page {
 }
 
 /** One page; refuses an answer or a record that breaks the contract. */
-export async function readPage(probe: Probe, after: string | null, limit = 1000, wait = 0): Promise<Page> {
+async function readPage(probe: Probe, after: string | null, limit = 1000, wait = 0): Promise<Page> {
   const query = new URLSearchParams({ limit: String(limit), wait: String(wait) });
   if (after !== null) query.set('after', after);
   const answer = await probe.get(`/triggers/changes?${query}`);

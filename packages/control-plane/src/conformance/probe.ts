@@ -2,7 +2,7 @@
 import { Pool } from 'undici';
 import { parseJson } from '../json.ts';
 
-export interface Answer {
+interface Answer {
   readonly status: number;
   readonly headers: Readonly<Record<string, string | string[] | undefined>>;
   readonly text: string;
