@@ -2,7 +2,7 @@
  * Runs one server part as this process: says when it is ready, drains on SIGTERM and SIGINT, and also when the
  * `milkrun dev` that started it has vanished.
  */
-import { type Config, printConfig } from '@milkrun/config';
+import { type Config, shownConfig } from '@milkrun/config';
 import type { Log } from '@milkrun/core';
 import {
   createLog,
@@ -42,16 +42,20 @@ export async function servePart(
 ): Promise<void> {
   const config = context.config(name);
   const log = createLog({ level: config.logLevel, pretty: config.logFormat === 'pretty', base: { process: name } });
-  for (const line of printConfig(config).trimEnd().split('\n')) log.info({ setting: line }, 'config.setting');
+  log.info(
+    { settings: Object.fromEntries(shownConfig(config).map(({ name, value }) => [name, value])) },
+    'config.read',
+  );
   const metrics = createMetrics({
     prometheus: true,
     statsdAddress: config.statsdAddress,
     onStatsdError: (err) => log.warn({ err }, 'statsd.failed'),
   });
   const asked = stopRequest();
-  const part = await start({ config, log, metrics });
+  let part: RunningPart | undefined;
   let server: MetricsServer | undefined;
   try {
+    part = await start({ config, log, metrics });
     const { metricsPort: port, metricsHost: host } = config;
     server = await startMetricsServer({ metrics, port, host, sources: part.metricsSources ?? [] });
     const addresses = { ...part.addresses, metrics: server.url };
@@ -59,12 +63,14 @@ export async function servePart(
     sayReady({ type: 'ready', addresses });
     const why = await Promise.race([asked, ...(part.failed === undefined ? [] : [part.failed])]);
     log.info({ why }, 'process.draining');
+  } catch (err) {
+    log.error({ err }, 'process.failed');
+    throw err;
   } finally {
-    await part.stop();
+    await part?.stop();
     await server?.close();
     await metrics.close();
     log.info({}, 'process.ended');
-    if (process.connected) process.disconnect();
   }
 }
 

@@ -97,6 +97,29 @@ test('a second dev in the same folder is refused, and leaves the first alone', a
   expect(readProcesses(home)).toEqual([first]);
 });
 
+test('what a killed run has left is ended before anything starts', async () => {
+  const home = temporaryFolder();
+  const server = createServer().listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  onCleanup(() => server.close());
+  const orphan = spawn(process.execPath, ['-e', 'process.stdout.write("up"); setInterval(() => {}, 1000)'], {
+    stdio: ['ignore', 'pipe', 'ignore'],
+  });
+  onCleanup(() => orphan.kill('SIGKILL'));
+  await once(orphan.stdout, 'data');
+  const pid = orphan.pid as number;
+  const gone = once(orphan, 'exit');
+  writeProcesses(home, [
+    { name: 'worker', pid, startedAt: startTimeOf(pid) as string },
+    // The id of the killed parent now belongs to somebody else: us.
+    { name: 'dev', pid: process.ppid, startedAt: 'an earlier boot 1' },
+  ]);
+  const { port } = server.address() as { port: number };
+  const { code, err } = await run(['dev', '--once'], { MILKRUN_HOME: home, API_PORT: String(port) });
+  expect([code, err]).toEqual([3, expect.stringContaining(`an earlier run was killed: ending its worker (${pid})`)]);
+  expect(await gone).toEqual([null, 'SIGTERM']);
+});
+
 test('a part that does not start is reported with the end of its log', async () => {
   const { path } = openHome(temporaryFolder());
   const recorded: RecordedProcess[] = [];
@@ -109,6 +132,23 @@ test('a part that does not start is reported with the end of its log', async () 
   });
   await expect(starting).rejects.toThrow(/worker did not start: it ended \(exit code 3\)[\s\S]*LEASE_TTL = "1s"/);
   expect(recorded).toEqual([expect.objectContaining({ name: 'worker' })]);
+});
+
+test('a part that fails while starting ends at once, and says why', async () => {
+  const { path } = openHome(temporaryFolder());
+  const starting = startChild({
+    name: 'api',
+    args: ['api'],
+    env: {
+      PATH: process.env.PATH,
+      TEMPORAL_CONFIG_FILE: '',
+      REGISTRYDB_URL: 'postgres://nobody@127.0.0.1:1/none',
+      REGISTRY_KEY: Buffer.alloc(32, 1).toString('base64'),
+    },
+    home: path,
+    onSpawn: () => {},
+  });
+  await expect(starting).rejects.toThrow(/api did not start: it ended \(exit code 1\)[\s\S]*ECONNREFUSED/);
 });
 
 test('the servers keep their data over a restart, after a drain and after kill -9', { timeout: 120_000 }, async () => {

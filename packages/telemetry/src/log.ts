@@ -29,6 +29,8 @@ export function createLog(options: LogOptions): Log & { debug: Log['info'] } {
       messageKey: 'event',
       base: { host: hostname(), pid: process.pid, ...options.base },
       timestamp: pino.stdTimeFunctions.isoTime,
+      // Errors are plain and redacted by then; pino's own serializer would only add a type.
+      serializers: { err: (err: unknown) => err },
       formatters: {
         level: (label) => ({ level: label }),
         log: (fields) => redact(fields) as Record<string, unknown>,

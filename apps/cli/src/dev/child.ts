@@ -4,7 +4,7 @@
  * the parent vanishes the channel closes, and the child drains by itself.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
-import { closeSync, openSync, readFileSync } from 'node:fs';
+import { closeSync, existsSync, openSync, readFileSync, renameSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
@@ -49,6 +49,8 @@ const LOG_TAIL = 15;
 export async function startChild(options: ChildOptions): Promise<Child> {
   const { name, args, env, home, readyMs = 120_000, onSpawn } = options;
   const log = join(home, 'logs', `${name}.log`);
+  // The run before keeps one log, for a look at how it ended.
+  if (existsSync(log)) renameSync(log, join(home, 'logs', `${name}.previous.log`));
   const output = openSync(log, 'a', 0o600);
   const child = spawn(process.execPath, [MAIN, ...args], {
     env: { ...env },

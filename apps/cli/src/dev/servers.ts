@@ -48,7 +48,6 @@ export async function serveServers(context: Context): Promise<void> {
     if (!process.connected) await othersGone(home);
   } finally {
     for (const stop of stops.reverse()) await stop();
-    if (process.connected) process.disconnect();
   }
 }
 
