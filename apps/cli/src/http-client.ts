@@ -11,7 +11,7 @@ export interface HttpClient {
   list(path: string, query?: Query & { readonly limit?: number }): Promise<Record<string, unknown>[]>;
 }
 
-export type Query = Readonly<Record<string, string | number | boolean | undefined>>;
+type Query = Readonly<Record<string, string | number | boolean | undefined>>;
 
 export interface HttpClientOptions {
   readonly origin: string;

@@ -4,7 +4,6 @@ export {
   type LoadConfigOptions,
   loadConfig,
   printConfig,
-  revealed,
   type ShownSetting,
   type Source,
   shownConfig,

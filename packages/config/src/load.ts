@@ -204,8 +204,3 @@ export function printConfig(config: Config): string {
   const width = Math.max(...rows.map(({ name }) => name.length));
   return rows.map(({ name, value, source }) => `${name.padEnd(width)}  ${value ?? '-'}  (${source})\n`).join('');
 }
-
-/** The text of an optional secret; undefined stays undefined. */
-export function revealed(secret: Secret | undefined): string | undefined {
-  return secret?.reveal();
-}

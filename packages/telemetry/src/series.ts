@@ -5,7 +5,7 @@
 import type { Tags } from '@milkrun/core';
 import type { MetricSpec } from './catalogue.ts';
 
-export interface ScalarSeries {
+interface ScalarSeries {
   readonly type: 'counter' | 'gauge';
   readonly name: string;
   readonly tags: Tags;
