@@ -1,5 +1,4 @@
 /** Reads the configuration of one process, once: environment first, then the file, then defaults; refused as a whole. */
-import type { Secret } from '@milkrun/core';
 import { type ClientConnectConfig, loadClientConnectConfig } from '@temporalio/envconfig';
 import { ConfigError, type ConfigProblem } from './config-error.ts';
 import { OPTIONS, type Option, type OptionKey, type OptionValues, type Process } from './options.ts';
