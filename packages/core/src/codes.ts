@@ -179,6 +179,8 @@ export const OTHER_CODES = {
   receiver_gone: 'The receiver answered that nobody wants this trigger’s events any more.',
   quarantined: 'Five polls in a row gave data that cannot be used.',
   gap_suspected: 'A full page held no known key: items may lie between the last poll and this one.',
+  source_down: 'Most polls of this toolkit fail at present; one probe a minute finds out when it is back.',
+  fenced: 'The row was taken from its batch by a change; the batch’s result was dropped.',
 } as const;
 
 export type Code = VerdictCode | keyof typeof OTHER_CODES;

@@ -1,0 +1,140 @@
+/**
+ * The commit statement: fenced, one JSON parameter, everything it decides in the same statement.
+ *
+ * Order of locks: run rows by key first, then the rest. Old values are carried through `locked` into what follows: two CTEs
+ * of a writing statement are never joined (both are estimated at one row, and a nested loop of 5,000 × 5,000 follows).
+ */
+
+/** $1 batch id, $2 rows, $3 ends the batch, $4 open entries, $5 seconds to extend by, $6 forced with something released. */
+export const COMMIT = `
+with me as materialized (
+  select batch_no, timer_shard, claimed_at, statement_timestamp() as now from batches
+  where batch_id = $1 and ended_at is null and expires_at > statement_timestamp()),
+d as materialized (
+  select * from jsonb_to_recordset($2::text::jsonb) as d(s smallint, i uuid, e integer, o text, c smallint, ct text, hc smallint, hct text,
+    ha integer, ch text, ra integer, cur jsonb, sn text, v text, pr boolean, ev integer, dd integer, ms integer, pl boolean, rk boolean,
+    r text, h jsonb, hd jsonb, dl jsonb, w jsonb)),
+locked as materialized (                                        -- in key order, with the values as they were
+  select d.*, t.*
+  from (select * from d order by s, i) d left join lateral (
+    select t.lease_owner = (select batch_no from me) and t.lease_epoch = d.e and t.enabled as mine, t.last_committed_epoch >= d.e as done,
+      t.last_code as was_code, t.quiet_polls as was_polls, t.quiet_since as was_since, t.halted_code as was_halt, t.toolkit_h, t.connection_h,
+      t.failure_count, t.poison_count
+    from polling_trigger_runs t where t.shard = d.s and t.trigger_id = d.i limit 1 for update of t) t on true),
+down as materialized (                                          -- toolkits most of whose polls failed in the last minute
+  select x.toolkit_h from (
+    select toolkit_h, polls, failures from source_health
+    where slot > floor(extract(epoch from statement_timestamp()) / 10)::bigint - 6
+      and exists (select from locked where c in (42, 43))
+    union all select toolkit_h, 1, (c in (42, 43))::int from locked where mine and o <> 'release') x
+  group by 1 having sum(x.polls) >= 20 and sum(x.failures) * 2 > sum(x.polls)),
+act as materialized (
+  select l.*, l.o = 'backoff' and l.c in (42, 43) and l.toolkit_h = any (array(select toolkit_h from down)) as is_down,
+    case when l.o = 'halt' then l.hc
+      when l.o = 'backoff' and l.ha is not null and (case l.ch when 'p' then l.poison_count else l.failure_count end) + 1 >= l.ha then l.hc
+    end as halt,
+    l.ev > 0 or l.o <> 'success' or l.c is distinct from l.was_code or l.was_since < statement_timestamp() - interval '1 h' as logs
+  from locked l where l.mine),
+upd as (
+  update polling_trigger_runs t set
+    next_poll_at = case
+      when d.halt is not null then case when d.halt between 20 and 22 then m.now + interval '6 h' end
+      when d.o = 'release' then t.next_poll_at
+      when t.halted_code is not null and d.o in ('backoff', 'rate_limited') then m.now + interval '6 h'
+      when t.poll_requested_at > m.claimed_at or d.o = 'more' then m.now
+      when d.is_down then m.now + t.interval_s * interval '1 s'
+      when d.o = 'rate_limited' then m.now + greatest(1, coalesce(d.ra, t.interval_s)) * interval '1 s'
+      when d.o = 'backoff' then greatest(m.now + coalesce(d.ra, 0) * interval '1 s', m.now + (0.5 + 0.5 * random()) * least(
+        greatest(t.interval_s, 30) * power(2, least(greatest(t.failure_count, t.poison_count), 20)), least(21600, greatest(8 * t.interval_s, 900))) * interval '1 s')
+      else greatest(m.now + coalesce(d.ra, 0) * interval '1 s', next_slot(m.now, t.interval_s, t.phase_s)) end,
+    lease_owner = null,
+    last_committed_epoch = d.e,
+    last_polled_at = case when d.o = 'release' and d.pl is not true then t.last_polled_at else m.now end,
+    last_ok_at = case when d.pl or d.o in ('success', 'more') then m.now else t.last_ok_at end,
+    quiet_since = case when d.logs then null else coalesce(t.quiet_since, m.now) end,
+    quiet_polls = case when d.logs then 0 else t.quiet_polls + 1 end,
+    failure_count = case when d.pl or d.o in ('success', 'more') then 0
+      when d.o = 'backoff' and d.ch = 'f' and not d.is_down then least(t.failure_count + 1, 32000) else t.failure_count end,
+    poison_count = case when d.o in ('success', 'more') then 0 when d.o = 'backoff' and d.ch = 'p' then least(t.poison_count + 1, 32000)
+      else t.poison_count end,
+    last_code = case when d.is_down then 6 else d.c end,
+    primed = case when d.rk and d.pr is not true then false else coalesce(d.pr, t.primed) end,
+    halted_probe = case when d.halt is not null then d.halt between 20 and 22 when d.o in ('success', 'more') then false else t.halted_probe end,
+    state_bytes = case when d.sn is not null then octet_length(d.sn) * 3 / 4 + coalesce(octet_length(d.cur::text), 512)
+      when d.cur is not null then greatest(t.state_bytes, octet_length(d.cur::text)) else t.state_bytes end,
+    halted_code = case when d.halt is not null then d.halt when d.o in ('success', 'more') then null else t.halted_code end,
+    last_event_at = case when d.ev > 0 then m.now else t.last_event_at end,
+    halted_at = case when d.halt is not null then case when t.halted_code = d.halt then t.halted_at else m.now end
+      when d.o in ('success', 'more') then null else t.halted_at end,
+    version_used = coalesce(d.v, t.version_used)
+  from act d, me m
+  where t.shard = d.s and t.trigger_id = d.i and t.lease_owner = m.batch_no and t.lease_epoch = d.e and t.enabled
+  returning d.*, t.next_poll_at, t.interval_s, m.now),
+st as (
+  update polling_trigger_states s set cursor = coalesce(d.cur, s.cursor), seen = coalesce(decode(d.sn, 'base64'), s.seen)
+  from act d where s.shard = d.s and s.trigger_id = d.i and (d.cur is not null or d.sn is not null)),
+log as (
+  insert into poll_log (at, trigger_id, lease_epoch, code, outcome, events, deduplicated, poll_ms, quiet_polls, quiet_since, reason)
+  select now, i, e, case when is_down then 6 else c end, case when halt is not null then 'halt' else o end, ev, coalesce(dd, 0), ms, was_polls, was_since, r
+  from upd where logs),
+life as (
+  insert into lifecycle_outbox (trigger_id, config_version, state, code, at)
+  select u.i, p.config_version, x.state, x.code, u.now
+  from upd u cross join lateral (
+    select 'halted' as state, u.hct as code where u.halt is not null and u.halt is distinct from u.was_halt
+    union all select 'resumed', 'ok' where u.was_halt is not null and u.o in ('success', 'more')
+    union all select 'warning', el.code from jsonb_array_elements_text(coalesce(u.w, '[]')) as el(code) where u.halt is null) x
+  cross join lateral (select t.config_version from polling_triggers t where t.shard = u.s and t.trigger_id = u.i limit 1) p),
+lim as (
+  insert into source_limits as l (toolkit_h, connection_h, per_minute, not_before, made_at, reason, toolkit, tenant_id, connection_id)
+  select distinct on (u.toolkit_h, u.connection_h) u.toolkit_h, u.connection_h, null::int, u.now + greatest(1, coalesce(u.ra, u.interval_s)) * interval '1 s',
+    u.now, 'rate_limited', p.toolkit, p.tenant_id, p.connection_id
+  from upd u cross join lateral (
+    select t.toolkit, t.tenant_id, t.connection_id from polling_triggers t where t.shard = u.s and t.trigger_id = u.i limit 1) p
+  where u.o = 'rate_limited' order by u.toolkit_h, u.connection_h, u.ra desc nulls last
+  on conflict (toolkit_h, connection_h) do update set not_before = greatest(l.not_before, excluded.not_before)),
+health as (
+  insert into source_health as h (toolkit_h, slot, polls, failures)
+  select toolkit_h, floor(extract(epoch from now) / 10)::bigint, count(*), count(*) filter (where c in (42, 43))
+  from upd where o <> 'release' group by 1, 2 order by 1, 2
+  on conflict (toolkit_h, slot) do update set polls = h.polls + excluded.polls, failures = h.failures + excluded.failures),
+hold as (
+  insert into source_limits (toolkit_h, connection_h, per_minute, not_before, made_at, reason, toolkit, tenant_id, connection_id)
+  select distinct on (u.toolkit_h) u.toolkit_h, 0, 1, u.now + interval '60 s', u.now, 'source_down', p.toolkit, '', ''
+  from upd u cross join lateral (select t.toolkit from polling_triggers t where t.shard = u.s and t.trigger_id = u.i limit 1) p
+  where u.is_down order by u.toolkit_h
+  on conflict (toolkit_h, connection_h) do nothing),
+recovered as (
+  delete from source_limits where reason = 'source_down' and connection_h = 0 and toolkit_h = any (array(
+    select distinct toolkit_h from act where o in ('success', 'more') and toolkit_h <> all (array(select toolkit_h from down))))),
+held as (                                                       -- of fenced entries too: what cannot be asked again is kept
+  insert into held_events (shard, trigger_id, event_id, held_at, event)
+  select d.s, d.i, h.id, statement_timestamp(), h.ev
+  from d cross join lateral rows from (jsonb_to_recordset(d.h) as (id text, ev text)) with ordinality as h(id, ev, n) where d.h is not null
+    and exists (select from polling_triggers t where t.shard = d.s and t.trigger_id = d.i)
+  order by d.s, d.i, h.n on conflict do nothing),
+unheld as (
+  delete from held_events e using act a cross join lateral jsonb_array_elements_text(a.hd) as x(id)
+  where a.hd is not null and e.shard = a.s and e.trigger_id = a.i and e.event_id = x.id),
+letters as (
+  insert into dead_letters (shard, trigger_id, at, stage, code, reason, event_id, raw, digest)
+  select a.s, a.i, statement_timestamp(), l.st, l.c, l.r, l.id, decode(l.raw, 'base64'),
+    sha256(convert_to(a.i::text || ':' || l.st || ':' || coalesce(l.id, '') || ':' || l.raw, 'UTF8'))
+  from act a cross join lateral jsonb_to_recordset(a.dl) as l(st text, c text, r text, id text, raw text) where a.dl is not null
+  order by a.s, a.i on conflict (digest) do nothing),
+fin as (
+  update batches set step = 'commit', open = $4::int, ended_at = case when $3::boolean then statement_timestamp() end,
+    expires_at = greatest(expires_at, statement_timestamp() + $5::float8 * interval '1 s')
+  where batch_id = $1 and ended_at is null and expires_at > statement_timestamp() returning timer_shard),
+fences as (delete from batch_fences where $3::boolean and batch_no = (select batch_no from me)),
+pause as (
+  update timer_shards set
+    backoff_until = case when $6::boolean then statement_timestamp() + least(300, 30 * 2 ^ backoff_level) * interval '1 s' end,
+    backoff_level = case when $6::boolean then least(backoff_level + 1, 4) else 0 end
+  where $3::boolean and timer_shard = (select timer_shard from me) and ($6::boolean or backoff_level > 0))
+select count(*)::int as committed, (extract(epoch from min(u.next_poll_at) - statement_timestamp()) * 1000)::float8 as next_due_ms,
+  coalesce(min(u.next_poll_at) < (select wake_at from timer_shards where timer_shard = (select timer_shard from me)), true) as arm,
+  (select coalesce(jsonb_agg(jsonb_build_array(s, i, e, case when done then 'already' else 'fenced' end)), '[]') from locked where mine is not true) as exceptions,
+  (select coalesce(jsonb_object_agg(hct, n), '{}') from (
+    select hct, count(*) as n from act where halt is not null and halt is distinct from was_halt group by hct) x) as halted
+from upd u`;

@@ -1,0 +1,50 @@
+/**
+ * Extends the one lease of a batch, if it is alive, and reads its fence list and the brake in the same statement. An
+ * expired lease is never revived, and an extension never shortens what commit granted over a back-off.
+ */
+import type { BatchCheck, ExtendInput } from '@milkrun/core';
+import type { Sql } from 'postgres';
+
+const FENCED = `coalesce((select jsonb_agg(jsonb_build_array(f.shard, f.trigger_id, f.deleted))
+  from batch_fences f where f.batch_no = (select batch_no from me)), '[]'::jsonb) as fenced`;
+
+export const EXTEND = `
+with me as (
+  update batches set expires_at = greatest(expires_at, statement_timestamp() + $2 * interval '1 s'), hop = $3, step = $4, open = $5
+  where batch_id = $1 and ended_at is null and expires_at > statement_timestamp() returning batch_no)
+select exists (select from me) as live, (select braked from fleet) as brake, ${FENCED}`;
+
+export const CHECK = `
+with me as (
+  select batch_no from batches where batch_id = $1 and ended_at is null and expires_at > statement_timestamp())
+select exists (select from me) as live, (select braked from fleet) as brake, ${FENCED}`;
+
+interface CheckRow {
+  readonly live: boolean;
+  readonly brake: boolean;
+  readonly fenced: readonly (readonly [number, string, boolean])[];
+}
+
+function checkOf(row: CheckRow | undefined): BatchCheck {
+  return {
+    live: row?.live ?? false,
+    brake: row?.brake ?? false,
+    fenced: (row?.fenced ?? []).map(([shard, triggerId, deleted]) => ({ shard, triggerId, deleted })),
+  };
+}
+
+export async function extendBatch(sql: Sql, input: ExtendInput): Promise<BatchCheck> {
+  const [row] = await sql.unsafe<CheckRow[]>(
+    EXTEND,
+    [input.batchId, input.leaseSeconds, input.hop, input.step, input.open],
+    {
+      prepare: true,
+    },
+  );
+  return checkOf(row);
+}
+
+export async function checkBatch(sql: Sql, batchId: string): Promise<BatchCheck> {
+  const [row] = await sql.unsafe<CheckRow[]>(CHECK, [batchId], { prepare: true });
+  return checkOf(row);
+}

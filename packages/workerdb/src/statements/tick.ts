@@ -1,0 +1,105 @@
+/**
+ * The tick: what is due over all storage shards of a timer shard, ranked within tenant and then by age, cut into batches
+ * whose keys are written with the epochs they were seen at; and the recorded wake. One transaction under the shard's lock.
+ */
+import type { TickInput, TickResult } from '@milkrun/core';
+import type { Sql } from 'postgres';
+import { TIMER_SHARD_LOCK } from './claim.ts';
+
+/** $1 timer shard, $2 its storage shards, $3 batch size, $4 batch ids, $5 whether to dispatch. */
+export const TICK = `
+with live as materialized (select batch_no, expires_at, open from batches where ended_at is null and expires_at > statement_timestamp()),
+pend as materialized (
+  select batch_id, batch_no, planned, key_shards, key_ids from batches
+  where claimed_at is null and ended_at is null and started_at > statement_timestamp() - interval '60 s'),
+planned as materialized (select k.s, k.i from pend, unnest(pend.key_shards, pend.key_ids) as k(s, i)),
+hold as materialized (select toolkit_h, connection_h, not_before from source_limits where not_before > statement_timestamp()),
+cand as (                                                       -- "due at" is one expression: count and next wake cannot disagree
+  select t.shard, t.trigger_id, t.lease_epoch, t.tenant_h, greatest(t.next_poll_at, b.expires_at, c.not_before, k.not_before, g.not_before) as at
+  from unnest($2::smallint[]) as s(shard) cross join lateral (
+    select r.shard, r.trigger_id, r.lease_epoch, r.tenant_h, r.toolkit_h, r.connection_h, r.lease_owner, r.next_poll_at
+    from polling_trigger_runs r
+    where r.shard = s.shard and r.enabled and r.owner = 'v' and (r.halted_code is null or r.halted_probe)
+      and r.next_poll_at <= statement_timestamp() + interval '60 s' offset 0) t
+  left join live b on b.batch_no = t.lease_owner
+  left join hold c on c.toolkit_h = t.toolkit_h and c.connection_h = t.connection_h
+  left join hold k on k.toolkit_h = t.toolkit_h and k.connection_h = 0
+  left join hold g on g.toolkit_h = 0 and g.connection_h = 0),
+ready as materialized (
+  select c.shard, c.trigger_id, c.lease_epoch, c.at, row_number() over (partition by c.tenant_h order by c.at, c.trigger_id) as rank
+  from cand c where c.at <= statement_timestamp()
+    and not exists (select from planned p where p.s = c.shard and p.i = c.trigger_id)),
+sums as materialized (
+  select (select count(*) from ready) as due, (select min(at) from ready) as oldest,
+    (select min(at) from cand where at > statement_timestamp()) as next,
+    greatest(1, (select count(*) from workers where seen_at > statement_timestamp() - interval '45 s')) as workers,
+    (select count(*) from live) + (select count(*) from pend) as batches,
+    (select coalesce(sum(open), 0) from live) + (select coalesce(sum(planned), 0) from pend) as open,
+    coalesce((select backoff_until from timer_shards where timer_shard = $1), '-infinity') as backoff),
+room as materialized (                                          -- bounded by work, so a straggler holds one place and not a batch
+  select case when not $5::boolean or backoff > statement_timestamp() then 0 else greatest(0, least(
+    due, 2 * $3::int * workers - open, $3::int * (16 * workers - batches), $3::int * cardinality($4::text[]))) end as keys from sums),
+ranked as (
+  select r.shard, r.trigger_id, r.lease_epoch, row_number() over (order by r.rank, r.at, r.trigger_id) as rn
+  from ready r order by r.rank, r.at, r.trigger_id limit (select keys from room)),
+put as (
+  insert into batches (batch_id, timer_shard, planned, started_at, key_shards, key_epochs, key_ids)
+  select ($4::text[])[(r.rn - 1) / $3::int + 1], $1, count(*), statement_timestamp(), array_agg(r.shard order by r.shard, r.trigger_id),
+    array_agg(r.lease_epoch order by r.shard, r.trigger_id), array_agg(r.trigger_id order by r.shard, r.trigger_id)
+  from ranked r group by (r.rn - 1) / $3::int returning batch_id, planned),
+wake as (
+  update timer_shards t set ticked_at = statement_timestamp(),
+    wake_at = case
+      when s.backoff > statement_timestamp() then least(s.backoff, statement_timestamp() + interval '60 s')
+      when s.due > m.keys then statement_timestamp()
+      else least(coalesce(s.next, 'infinity'), statement_timestamp() + interval '60 s') end
+  from sums s, room m where t.timer_shard = $1 returning t.wake_at)
+select s.due::int as due, m.keys::int as keys, coalesce(extract(epoch from statement_timestamp() - s.oldest), 0)::float8 as oldest,
+  greatest(0, extract(epoch from (select wake_at from wake) - statement_timestamp()) * 1000)::float8 as wake_ms,
+  greatest(0, case when s.backoff = '-infinity' then 0 else extract(epoch from s.backoff - statement_timestamp()) * 1000 end)::float8 as backoff_ms,
+  (select coalesce(jsonb_agg(jsonb_build_object('batchId', batch_id, 'keys', planned)), '[]') from put) as planned,
+  (select coalesce(jsonb_agg(batch_id), '[]') from pend where batch_id like 'batch-poller:' || $1::text || ':%') as unclaimed
+from sums s, room m`;
+
+interface TickRow {
+  readonly due: number;
+  readonly keys: number;
+  readonly oldest: number;
+  readonly wake_ms: number;
+  readonly backoff_ms: number;
+  readonly planned: TickResult['planned'];
+  readonly unclaimed: readonly string[];
+}
+
+export async function tickTimerShard(sql: Sql, input: TickInput): Promise<TickResult> {
+  const row = await sql.begin(async (tx) => {
+    await tx.unsafe(`select pg_advisory_xact_lock(${TIMER_SHARD_LOCK}, $1::int)`, [input.timerShard], {
+      prepare: true,
+    });
+    const [shard] = await tx.unsafe<{ serves: number[] }[]>(
+      'select serves from timer_shards where timer_shard = $1',
+      [input.timerShard],
+      {
+        prepare: true,
+      },
+    );
+    if (shard === undefined) return undefined;
+    const ids = `{${input.batchIds.map((id) => `"${id}"`).join(',')}}`;
+    const serves = `{${shard.serves.join(',')}}`;
+    const [found] = await tx.unsafe<TickRow[]>(TICK, [input.timerShard, serves, input.batchSize, ids, input.dispatch], {
+      prepare: true,
+    });
+    return found;
+  });
+  if (row === undefined)
+    return { planned: [], unclaimed: [], due: 0, left: 0, wakeInMs: 60_000, oldestDueSeconds: 0, backoffMs: 0 };
+  return {
+    planned: row.planned,
+    unclaimed: row.unclaimed,
+    due: row.due,
+    left: row.due - row.keys,
+    wakeInMs: row.wake_ms,
+    oldestDueSeconds: row.oldest,
+    backoffMs: row.backoff_ms,
+  };
+}

@@ -1,0 +1,167 @@
+/** What people ask of the engine: shards, batches, figures of the fleet, one trigger and its timeline. */
+import type { Sql } from 'postgres';
+
+export interface ShardView {
+  readonly timerShard: number;
+  readonly serves: readonly number[];
+  readonly wakeAt: string | null;
+  readonly tickedAt: string | null;
+  readonly backoffUntil: string | null;
+}
+
+export async function viewShards(sql: Sql): Promise<readonly ShardView[]> {
+  return await sql.unsafe<ShardView[]>(
+    `select timer_shard as "timerShard", serves, ticked_at::text as "tickedAt", backoff_until::text as "backoffUntil",
+       case when isfinite(wake_at) then wake_at::text end as "wakeAt" from timer_shards order by 1`,
+  );
+}
+
+export interface BatchView {
+  readonly batchId: string;
+  readonly timerShard: number;
+  readonly step: string;
+  readonly hop: number;
+  readonly planned: number;
+  readonly entries: number | null;
+  readonly open: number;
+  readonly startedAt: string;
+  readonly expiresAt: string | null;
+  readonly endedAt: string | null;
+}
+
+export async function viewBatches(sql: Sql, limit: number): Promise<readonly BatchView[]> {
+  return await sql.unsafe<BatchView[]>(
+    `select batch_id as "batchId", timer_shard as "timerShard", step, hop, planned, entries, open, started_at::text as "startedAt",
+       expires_at::text as "expiresAt", ended_at::text as "endedAt" from batches order by (ended_at is null) desc, batch_no desc limit $1`,
+    [limit],
+  );
+}
+
+export interface FleetView {
+  readonly triggers: number;
+  readonly polled: number;
+  readonly due: number;
+  readonly oldestDueSeconds: number;
+  readonly leased: number;
+  readonly halted: number;
+  readonly primed: number;
+  readonly held: number;
+  readonly deadLetters: number;
+  readonly openBatches: number;
+  readonly unclaimedBatches: number;
+  readonly workers: number;
+  readonly braked: boolean;
+  readonly batches: Readonly<Record<string, number>>;
+  readonly codes: Readonly<Record<string, number>>;
+}
+
+/** One scan of the hot table; for pages and the once-run, not for a hot path. */
+export async function viewFleet(sql: Sql): Promise<FleetView> {
+  const [row] = await sql.unsafe<FleetView[]>(`
+    with live as materialized (select batch_no, step from batches where ended_at is null and expires_at > statement_timestamp()),
+    r as materialized (
+      select t.enabled and t.owner = 'v' and t.halted_code is null as polled, t.next_poll_at, t.halted_code, t.primed, t.last_code,
+        t.lease_owner = any (array(select batch_no from live)) as leased from polling_trigger_runs t)
+    select count(*)::int as triggers, count(*) filter (where polled)::int as polled, count(*) filter (where leased)::int as leased,
+      count(*) filter (where polled and next_poll_at <= statement_timestamp() and leased is not true)::int as due,
+      coalesce(greatest(0, extract(epoch from statement_timestamp() - min(next_poll_at) filter (where polled and leased is not true))), 0)::float8 as "oldestDueSeconds",
+      count(halted_code)::int as halted, count(*) filter (where primed)::int as primed,
+      (select count(*)::int from held_events) as held, (select count(*)::int from dead_letters) as "deadLetters",
+      (select count(*)::int from live) as "openBatches",
+      (select count(*)::int from batches where ended_at is null and claimed_at is null and started_at > statement_timestamp() - interval '60 s') as "unclaimedBatches",
+      (select count(*)::int from workers where seen_at > statement_timestamp() - interval '45 s') as workers,
+      (select braked from fleet) as braked,
+      (select coalesce(jsonb_object_agg(step, n), '{}') from (select step, count(*) as n from live group by 1) x) as batches,
+      (select coalesce(jsonb_object_agg(c.code, n), '{}') from (select last_code, count(*) as n from r where last_code is not null group by 1) x
+        join codes c on c.no = x.last_code) as codes
+    from r`);
+  return row as FleetView;
+}
+
+export interface TriggerView {
+  readonly triggerId: string;
+  readonly tenantId: string;
+  readonly toolkit: string;
+  readonly slug: string;
+  readonly connectionId: string;
+  readonly enabled: boolean;
+  readonly intervalSeconds: number;
+  readonly nextPollAt: string | null;
+  readonly lastPolledAt: string | null;
+  readonly lastOkAt: string | null;
+  readonly lastEventAt: string | null;
+  readonly lastCode: string | null;
+  readonly haltedCode: string | null;
+  readonly haltedAt: string | null;
+  readonly failureCount: number;
+  readonly poisonCount: number;
+  readonly quietPolls: number;
+  readonly quietSince: string | null;
+  readonly primed: boolean;
+  readonly leaseEpoch: number;
+  readonly configVersion: number;
+  readonly version: string | null;
+  readonly cursor: unknown;
+  readonly seenKeys: number;
+  /** The live batch that leases it, with its hop and step. */
+  readonly batch: { readonly batchId: string; readonly hop: number; readonly step: string } | null;
+  readonly dueSeconds: number | null;
+}
+
+export async function viewTrigger(sql: Sql, shard: number, triggerId: string): Promise<TriggerView | undefined> {
+  const [row] = await sql.unsafe<TriggerView[]>(
+    `select t.trigger_id as "triggerId", p.tenant_id as "tenantId", p.toolkit, p.slug, p.connection_id as "connectionId", t.enabled,
+       t.interval_s as "intervalSeconds", t.next_poll_at::text as "nextPollAt", t.last_polled_at::text as "lastPolledAt",
+       t.last_ok_at::text as "lastOkAt", t.last_event_at::text as "lastEventAt", c.code as "lastCode", h.code as "haltedCode",
+       t.halted_at::text as "haltedAt", t.failure_count as "failureCount", t.poison_count as "poisonCount", t.quiet_polls as "quietPolls",
+       t.quiet_since::text as "quietSince", t.primed, t.lease_epoch as "leaseEpoch", p.config_version::int as "configVersion", t.version_used as version,
+       s.cursor, coalesce(octet_length(s.seen) / 8, 0) as "seenKeys",
+       (select jsonb_build_object('batchId', b.batch_id, 'hop', b.hop, 'step', b.step) from batches b
+         where b.batch_no = t.lease_owner and b.ended_at is null and b.expires_at > statement_timestamp()) as batch,
+       extract(epoch from statement_timestamp() - t.next_poll_at)::float8 as "dueSeconds"
+     from polling_trigger_runs t join polling_triggers p using (shard, trigger_id) left join polling_trigger_states s using (shard, trigger_id)
+     left join codes c on c.no = t.last_code left join codes h on h.no = t.halted_code
+     where t.shard = $1 and t.trigger_id = $2`,
+    [shard, triggerId],
+  );
+  return row;
+}
+
+export interface TimelineLine {
+  readonly at: string;
+  readonly code: string;
+  readonly outcome: string;
+  readonly events: number;
+  readonly deduplicated: number;
+  readonly pollMs: number | null;
+  readonly reason: string | null;
+  /** Empty polls between `quietSince` and `at`. */
+  readonly quietPolls: number;
+  readonly quietSince: string | null;
+}
+
+export async function viewTimeline(sql: Sql, triggerId: string, limit: number): Promise<readonly TimelineLine[]> {
+  return await sql.unsafe<TimelineLine[]>(
+    `select l.at::text as at, coalesce(c.code, l.code::text) as code, l.outcome, l.events, l.deduplicated, l.poll_ms as "pollMs", l.reason,
+       l.quiet_polls as "quietPolls", l.quiet_since::text as "quietSince"
+     from poll_log l left join codes c on c.no = l.code where l.trigger_id = $1 order by l.at desc limit $2`,
+    [triggerId, limit],
+  );
+}
+
+export interface DeadLetterView {
+  readonly id: string;
+  readonly triggerId: string;
+  readonly at: string;
+  readonly stage: string;
+  readonly code: string;
+  readonly reason: string;
+  readonly eventId: string | null;
+}
+
+export async function viewDeadLetters(sql: Sql, limit: number): Promise<readonly DeadLetterView[]> {
+  return await sql.unsafe<DeadLetterView[]>(
+    `select id::text, trigger_id as "triggerId", at::text as at, stage, code, reason, event_id as "eventId" from dead_letters order by id desc limit $1`,
+    [limit],
+  );
+}

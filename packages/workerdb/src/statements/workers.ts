@@ -1,0 +1,57 @@
+/** Who is alive, whose turn a loop is, and which timer shards there are. */
+import { STORAGE_SHARDS } from '@milkrun/core';
+import type { Sql } from 'postgres';
+
+export async function heartbeat(sql: Sql, workerId: string, width: number): Promise<{ live: number }> {
+  const [row] = await sql.unsafe<{ live: number }[]>(
+    `with me as (
+       insert into workers (worker_id, width, started_at, seen_at) values ($1, $2, statement_timestamp(), statement_timestamp())
+       on conflict (worker_id) do update set seen_at = excluded.seen_at, width = excluded.width returning worker_id),
+     gone as (delete from workers where seen_at < statement_timestamp() - interval '1 h')
+     select (1 + (select count(*) from workers where worker_id <> $1 and seen_at > statement_timestamp() - interval '45 s'))::int as live from me`,
+    [workerId, width],
+    { prepare: true },
+  );
+  return { live: row?.live ?? 1 };
+}
+
+export async function leave(sql: Sql, workerId: string): Promise<{ othersLive: number }> {
+  const [row] = await sql.unsafe<{ others: number }[]>(
+    `with me as (delete from workers where worker_id = $1)
+     select count(*)::int as others from workers where worker_id <> $1 and seen_at > statement_timestamp() - interval '45 s'`,
+    [workerId],
+    { prepare: true },
+  );
+  return { othersLive: row?.others ?? 0 };
+}
+
+/** True when the turn is this worker's for the next seconds; a crash costs at most those. */
+export async function takeTurn(sql: Sql, name: string, workerId: string, holdSeconds: number): Promise<boolean> {
+  const rows = await sql.unsafe(
+    `insert into turns as t (name, worker_id, until) values ($1, $2, statement_timestamp() + $3 * interval '1 s')
+     on conflict (name) do update set worker_id = excluded.worker_id, until = excluded.until
+       where t.worker_id = excluded.worker_id or t.until < statement_timestamp()
+     returning name`,
+    [name, workerId, holdSeconds],
+    { prepare: true },
+  );
+  return rows.length > 0;
+}
+
+/** Makes `count` timer shards that together serve each storage shard once; leaves them alone when they are so already. */
+export async function setTimerShards(sql: Sql, count: number): Promise<void> {
+  await sql.begin(async (tx) => {
+    await tx.unsafe('lock table timer_shards in share row exclusive mode');
+    const there = await tx.unsafe<{ timer_shard: number }[]>('select timer_shard from timer_shards order by 1');
+    if (there.length === count) return;
+    for (let shard = 0; shard < count; shard += 1) {
+      const serves = Array.from({ length: STORAGE_SHARDS }, (_, n) => n).filter((n) => n % count === shard);
+      await tx.unsafe(
+        `insert into timer_shards (timer_shard, serves) values ($1, $2::text::smallint[])
+         on conflict (timer_shard) do update set serves = excluded.serves, wake_at = '-infinity'`,
+        [shard, `{${serves.join(',')}}`],
+      );
+    }
+    await tx.unsafe('delete from timer_shards where timer_shard >= $1', [count]);
+  });
+}

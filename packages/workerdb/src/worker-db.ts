@@ -1,0 +1,136 @@
+/**
+ * workerdb behind its ports: BatchStore for the steps, DispatchStore for tick, feed and liveness, and what people ask.
+ *
+ * Deadlocks and serialization failures are retried here; everything else is the caller's. No transaction is open over a
+ * network call other than to PostgreSQL itself.
+ */
+import { randomUUID } from 'node:crypto';
+import { type BatchStore, type Code, type DispatchStore, storageShardOf } from '@milkrun/core';
+import postgres, { type Sql } from 'postgres';
+import { codeNumberOf } from './code-numbers.ts';
+import { assertMigrated, migrate } from './migrate.ts';
+import { claimPlannedKeys } from './statements/claim.ts';
+import { commitRows } from './statements/commit.ts';
+import { endBatch } from './statements/end.ts';
+import { checkBatch, extendBatch } from './statements/extend.ts';
+import { applyPage } from './statements/feed-page.ts';
+import { holdFencedEvents, readHeldEvents } from './statements/held.ts';
+import { acknowledgeRecords, pendingRecords } from './statements/lifecycle.ts';
+import { checkLiveness } from './statements/liveness.ts';
+import { beginFullResync, finishFullResync } from './statements/resync.ts';
+import { readTriggerStates } from './statements/states.ts';
+import { tickTimerShard } from './statements/tick.ts';
+import { clearHalts, makeAllDue, makeDue } from './statements/verbs.ts';
+import {
+  type BatchView,
+  type DeadLetterView,
+  type FleetView,
+  type ShardView,
+  type TimelineLine,
+  type TriggerView,
+  viewBatches,
+  viewDeadLetters,
+  viewFleet,
+  viewShards,
+  viewTimeline,
+  viewTrigger,
+} from './statements/views.ts';
+import { heartbeat, leave, setTimerShards, takeTurn } from './statements/workers.ts';
+
+export interface WorkerDbOptions {
+  readonly url: string;
+  /** Connections at the most; 10 by default. */
+  readonly connections?: number;
+  /** Seconds between ticks, for the liveness rule; 10 by default. */
+  readonly tickSeconds?: number;
+  /** False: refuse a schema that is not current instead of migrating it. */
+  readonly migrate?: boolean;
+}
+
+export interface WorkerDb extends BatchStore, DispatchStore {
+  shards(): Promise<readonly ShardView[]>;
+  batches(limit: number): Promise<readonly BatchView[]>;
+  fleet(): Promise<FleetView>;
+  trigger(triggerId: string): Promise<TriggerView | undefined>;
+  timeline(triggerId: string, limit: number): Promise<readonly TimelineLine[]>;
+  deadLetters(limit: number): Promise<readonly DeadLetterView[]>;
+  pollAllNow(actor: string): Promise<number>;
+  pollNow(actor: string, triggerId: string): Promise<boolean>;
+  clearHalts(actor: string, code: Code): Promise<number>;
+  ping(): Promise<void>;
+  close(): Promise<void>;
+  readonly sql: Sql;
+}
+
+const RETRIED = new Set(['40P01', '40001']);
+const TRIES = 5;
+
+async function retried<T>(work: () => Promise<T>): Promise<T> {
+  for (let attempt = 1; ; attempt += 1) {
+    try {
+      return await work();
+    } catch (error) {
+      if (attempt >= TRIES || !RETRIED.has(String((error as { code?: unknown }).code))) throw error;
+    }
+  }
+}
+
+export async function openWorkerDb(options: WorkerDbOptions): Promise<WorkerDb> {
+  const sql = postgres(options.url, {
+    max: options.connections ?? 10,
+    onnotice: () => {},
+    connection: { application_name: 'milkrun-engine' },
+    idle_timeout: 0,
+    connect_timeout: 10,
+  });
+  try {
+    if (options.migrate === false) await assertMigrated(sql);
+    else await migrate(sql);
+    await sql.unsafe('select poll_log_days(7, 30)');
+  } catch (error) {
+    await sql.end({ timeout: 1 });
+    throw error;
+  }
+  const tickSeconds = options.tickSeconds ?? 10;
+  return {
+    sql,
+    claim: (input) => retried(() => claimPlannedKeys(sql, input)),
+    extend: (input) => retried(() => extendBatch(sql, input)),
+    check: (batchId) => checkBatch(sql, batchId),
+    readStates: (keys) => readTriggerStates(sql, keys),
+    readHeld: (keys) => readHeldEvents(sql, keys),
+    holdFenced: (events) => retried(() => holdFencedEvents(sql, events)),
+    commit: (input) => retried(() => commitRows(sql, input)),
+    end: (batchId) => retried(() => endBatch(sql, batchId)),
+    tick: (input) => retried(() => tickTimerShard(sql, input)),
+    feedCursor: async () => {
+      const [row] = await sql.unsafe<{ cursor: string | null }[]>('select cursor from change_feed where id = 1');
+      return row?.cursor ?? null;
+    },
+    applyFeedPage: (input) => retried(() => applyPage(sql, input)),
+    beginResync: () => beginFullResync(sql, randomUUID()),
+    finishResync: (input) => retried(() => finishFullResync(sql, input)),
+    heartbeatWorker: ({ workerId, width }) => heartbeat(sql, workerId, width),
+    removeWorker: (workerId) => leave(sql, workerId),
+    timerShards: async () => (await viewShards(sql)).map((shard) => shard.timerShard),
+    ensureTimerShards: (count) => setTimerShards(sql, count),
+    liveness: () => checkLiveness(sql, tickSeconds),
+    pendingLifecycle: (limit) => pendingRecords(sql, limit),
+    acknowledgeLifecycle: (ids) => acknowledgeRecords(sql, ids),
+    withTurn: async (name, holdSeconds, workerId, work) =>
+      (await takeTurn(sql, name, workerId, holdSeconds)) ? await work() : undefined,
+    shards: () => viewShards(sql),
+    batches: (limit) => viewBatches(sql, limit),
+    fleet: () => viewFleet(sql),
+    trigger: (triggerId) => viewTrigger(sql, storageShardOf(triggerId), triggerId),
+    timeline: (triggerId, limit) => viewTimeline(sql, triggerId, limit),
+    deadLetters: (limit) => viewDeadLetters(sql, limit),
+    pollAllNow: (actor) => makeAllDue(sql, actor),
+    pollNow: (actor, triggerId) => makeDue(sql, actor, storageShardOf(triggerId), triggerId),
+    clearHalts: (actor, code) => clearHalts(sql, actor, codeNumberOf(code), code),
+    ping: async () => {
+      await sql.unsafe('select 1');
+    },
+    close: () => sql.end({ timeout: 5 }),
+  };
+}
