@@ -164,7 +164,7 @@ export class SupervisedQueue {
 
   /** One worker from creation to its end. Rejects on an abnormal end. */
   async #serve(link: HostConnection): Promise<void> {
-    const { namespace, graceMs, forceMs, createWorker, metrics } = this.#deps;
+    const { namespace, graceMs, forceMs, createWorker } = this.#deps;
     const worker = await createWorker({
       ...this.#options,
       connection: link.native,
@@ -182,7 +182,6 @@ export class SupervisedQueue {
       } else {
         this.#enter('running');
         this.#firstRun.resolve();
-        metrics.count('worker.starts', 1, { queue: this.queue });
       }
       await this.#watch(worker, ended);
     } finally {
@@ -226,7 +225,7 @@ export class SupervisedQueue {
     this.#restarts += 1;
     this.#enter('restarting');
     const waitMs = backoffMs(backoff, this.#failures);
-    metrics.count('worker.restarts', 1, { queue: this.queue });
+    metrics.count('worker_host.restarts');
     log.warn({ queue: this.queue, restarts: this.#restarts, waitMs, error: messageOf(error) }, 'worker.restarting');
     if (link !== undefined) await onAbnormalEnd(link);
     await clock.sleep(waitMs, this.#stop.signal).catch(() => undefined);

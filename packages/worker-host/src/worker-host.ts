@@ -102,7 +102,6 @@ export function createWorkerHost(options: WorkerHostOptions): WorkerHost {
     if (closing.signal.aborted || !links.lose(link)) return;
     endsOnLink = 0;
     log.warn({ queues: queues.size }, 'worker.connection_lost');
-    metrics.count('worker.connections_lost');
     await links.current(closing.signal);
     for (const queue of [...queues.values()]) await queue.recycle(link);
     await link.close().catch((error: unknown) => {
@@ -127,6 +126,8 @@ export function createWorkerHost(options: WorkerHostOptions): WorkerHost {
     let refused = 0;
     while (!closing.signal.aborted) {
       lastLookAt = clock.monotonic();
+      const running = [...queues.values()].filter((queue) => queue.status().worker === 'RUNNING').length;
+      metrics.gauge('worker_host.running', running);
       const link = links.peek();
       if (link !== undefined) {
         refused = (await probe(link)) === 'refused' ? refused + 1 : 0;

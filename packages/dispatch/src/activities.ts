@@ -1,0 +1,138 @@
+/**
+ * tick: plan what is due into batches and start them.
+ *
+ * Window: workerdb, then Temporal. Again: plans nothing twice (workerdb counts what is in flight), and a start of a
+ * batch that runs or has run is a success, so the activity may be repeated at any point.
+ */
+import {
+  type BatchPolicy,
+  type BatchPollerInput,
+  batchIdOf,
+  type Clock,
+  type DispatchStore,
+  type Log,
+  type Metrics,
+  QUEUES,
+  type Rng,
+  uuidv7,
+  WORKFLOWS,
+} from '@milkrun/core';
+import { type Client, WorkflowExecutionAlreadyStartedError } from '@temporalio/client';
+import type { DispatchGate } from './gate.ts';
+import type { TickOutcome } from './pacing.ts';
+
+export interface TickActivities {
+  tick(input: { readonly timerShard: number }): Promise<TickOutcome>;
+}
+
+export interface TickDeps {
+  readonly store: Pick<DispatchStore, 'tick'>;
+  readonly client: Client;
+  readonly gate: DispatchGate;
+  readonly clock: Clock;
+  readonly rng: Rng;
+  readonly log: Log;
+  readonly metrics: Metrics;
+  /** DISPATCH_TICK, milliseconds. */
+  readonly tickMs: number;
+  /** BATCH_SIZE, rows. */
+  readonly batchSize: number;
+  /** Batches planned by one tick at the most; default 32. */
+  readonly batchesMax?: number;
+  readonly policy: BatchPolicy;
+  /** Task queue of the BatchPoller workflow; the engine's own by default. */
+  readonly batchQueue?: string;
+}
+
+const BATCHES_MAX = 32;
+const STARTS_AT_ONCE = 8;
+
+export function createTickActivities(deps: TickDeps): TickActivities {
+  const { store, gate, clock, rng, log, metrics, tickMs, batchSize } = deps;
+  const batchesMax = deps.batchesMax ?? BATCHES_MAX;
+  return {
+    async tick({ timerShard }) {
+      const startedAt = clock.monotonic();
+      try {
+        const dispatch = await gate.open();
+        const batchIds = Array.from({ length: batchesMax }, () => batchIdOf(timerShard, uuidv7(clock, rng)));
+        const plan = await store.tick({ timerShard, batchSize, batchIds, dispatch });
+        const wanted = [
+          ...plan.unclaimed.map((batchId) => ({ batchId, keys: 0 })),
+          ...plan.planned.map(({ batchId, keys }) => ({ batchId, keys })),
+        ];
+        const failed = dispatch ? await startAll(deps, timerShard, wanted) : 0;
+        metrics.gauge('polling.dispatch.due', plan.due);
+        metrics.gauge('polling.dispatch.left', plan.left);
+        metrics.gauge('polling.dispatch.oldest_due_age', plan.oldestDueSeconds);
+        metrics.count('polling.dispatch.batches_planned', plan.planned.length);
+        metrics.count('polling.dispatch.ticks', 1, { outcome: outcomeOf(dispatch, plan.planned.length) });
+        if (plan.planned.length > 0 || failed > 0) {
+          const fields = { timerShard, due: plan.due, planned: plan.planned.length, left: plan.left, failed };
+          log.info(fields, 'tick.completed');
+        }
+        const wakeInMs = Math.max(plan.wakeInMs, plan.left > 0 ? 0 : plan.backoffMs);
+        return { left: plan.left, wakeInMs, tickMs, again: failed > 0 || !dispatch };
+      } catch (error) {
+        metrics.count('polling.dispatch.ticks', 1, { outcome: 'failed' });
+        throw error;
+      } finally {
+        metrics.observe('polling.dispatch.tick_duration', (clock.monotonic() - startedAt) / 1000);
+      }
+    },
+  };
+}
+
+function outcomeOf(dispatch: boolean, planned: number): string {
+  if (!dispatch) return 'held';
+  return planned > 0 ? 'planned' : 'idle';
+}
+
+/** Starts the batches, a few at a time. How many could not be: they are planned, so the next tick starts them. */
+async function startAll(
+  deps: TickDeps,
+  timerShard: number,
+  batches: readonly { readonly batchId: string; readonly keys: number }[],
+): Promise<number> {
+  let failed = 0;
+  const waiting = [...batches];
+  const lane = async (): Promise<void> => {
+    for (let batch = waiting.shift(); batch !== undefined; batch = waiting.shift()) {
+      try {
+        await startBatch(deps, { ...batch, timerShard });
+      } catch (error) {
+        failed += 1;
+        const fields = { batchId: batch.batchId, error: error instanceof Error ? error.message : String(error) };
+        deps.log.warn(fields, 'tick.start_failed');
+      }
+    }
+  };
+  await Promise.all(Array.from({ length: Math.min(STARTS_AT_ONCE, batches.length) }, lane));
+  return failed;
+}
+
+async function startBatch(
+  { client, policy, metrics, batchQueue = QUEUES.batchPoller }: TickDeps,
+  batch: { readonly batchId: string; readonly keys: number; readonly timerShard: number },
+): Promise<void> {
+  const input: BatchPollerInput = {
+    batchId: batch.batchId,
+    timerShard: batch.timerShard,
+    size: batch.keys,
+    retryCounter: 0,
+    policy,
+  };
+  try {
+    await client.workflow.start(WORKFLOWS.batchPoller, {
+      taskQueue: batchQueue,
+      workflowId: batch.batchId,
+      workflowIdConflictPolicy: 'USE_EXISTING',
+      workflowIdReusePolicy: 'REJECT_DUPLICATE',
+      args: [input],
+    });
+    metrics.count('polling.temporal.actions', 1, { kind: 'workflow' });
+  } catch (error) {
+    // Running or closed: either way the batch had its start, and a closed id must never run again.
+    if (!(error instanceof WorkflowExecutionAlreadyStartedError)) throw error;
+  }
+}

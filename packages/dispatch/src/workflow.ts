@@ -1,0 +1,53 @@
+/**
+ * TimerShard: the one entity workflow of a timer shard.
+ *
+ * It ticks, sleeps until the next row is due (at least a tick, at most a minute), and ticks at once when it is armed. It
+ * holds nothing that workerdb does not hold: it can be terminated and started again at any moment. Under worker versioning
+ * it is AUTO_UPGRADE, by its worker's default: declared here, a worker without versioning could not run it.
+ */
+import {
+  condition,
+  continueAsNew,
+  defineSignal,
+  proxyActivities,
+  setHandler,
+  sleep,
+  workflowInfo,
+} from '@temporalio/workflow';
+import type { TickActivities } from './activities.ts';
+import { armGapMs, pauseMs, RUN_MS_MAX } from './pacing.ts';
+import { workflowNow } from './workflow-clock.ts';
+
+export interface TimerShardInput {
+  readonly timerShard: number;
+}
+
+/** Something is due sooner than the recorded wake. Many arms before a tick are one. */
+export const armSignal = defineSignal('arm');
+
+// The tick is tried for as long as it takes: while workerdb is away there is nothing else to do.
+const { tick } = proxyActivities<TickActivities>({
+  startToCloseTimeout: 60_000,
+  retry: { initialInterval: 1_000, backoffCoefficient: 2, maximumInterval: 10_000 },
+});
+
+export async function TimerShard(input: TimerShardInput): Promise<void> {
+  let isArmed = false;
+  setHandler(armSignal, () => {
+    isArmed = true;
+  });
+  const startedAt = workflowNow();
+  const isOld = (): boolean => workflowInfo().continueAsNewSuggested || workflowNow() - startedAt >= RUN_MS_MAX;
+  while (!isOld()) {
+    isArmed = false;
+    const tickedAt = workflowNow();
+    const outcome = await tick({ timerShard: input.timerShard });
+    const passedMs = (): number => workflowNow() - tickedAt;
+    const restMs = pauseMs(outcome) - passedMs();
+    if (restMs > 0) await condition(() => isArmed, restMs);
+    const gapMs = armGapMs(outcome) - passedMs();
+    if (gapMs > 0) await sleep(gapMs);
+  }
+  // The next run begins with a tick, so an arm that came since the last one is not lost.
+  await continueAsNew<typeof TimerShard>(input);
+}
