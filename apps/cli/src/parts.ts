@@ -9,15 +9,9 @@ export interface StartInput extends PartInput {
   readonly migrate: boolean;
 }
 
-/** What `@milkrun/worker` exports. */
-interface WorkerModule {
-  startWorker(input: PartInput & { readonly migrate: boolean }): Promise<RunningPart>;
-}
-
 const STARTS: Readonly<Record<PartName, (input: StartInput) => Promise<RunningPart>>> = {
   async worker({ config, log, metrics, migrate }) {
-    const name = '@milkrun/worker';
-    const { startWorker } = (await import(name)) as WorkerModule;
+    const { startWorker } = await import('@milkrun/worker');
     return await startWorker({ config, log, metrics, migrate });
   },
 

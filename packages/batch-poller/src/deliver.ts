@@ -28,6 +28,8 @@ export interface Parcel {
   readonly pollState?: string;
 }
 
+type ParkReason = 'unavailable' | 'misconfigured' | 'brake';
+
 export type ParcelEnd = 'delivered' | 'gone' | 'parked';
 
 export interface LaneReport {
@@ -85,7 +87,7 @@ export async function deliverLane(
         await takeStatuses(live, answer.statuses);
         break;
       case 'gone':
-        if (options.brake()) park(live);
+        if (options.brake()) park(live, 'brake');
         else if (live.length > 1) queue.unshift(...live.map((piece) => [piece]));
         else await gone(live[0] as Piece);
         break;
@@ -97,13 +99,12 @@ export async function deliverLane(
           { batchId: options.batchId, status: answer.status, reason: answer.reason },
           'broadcast.misconfigured',
         );
-        deps.metrics.count('polling.broadcast.misconfigured');
-        park(live);
-        for (const rest of queue.splice(0)) park(rest);
+        park(live, 'misconfigured');
+        for (const rest of queue.splice(0)) park(rest, 'misconfigured');
         break;
       case 'unavailable':
         askedSeconds = Math.max(askedSeconds, answer.retryAfterSeconds ?? 0);
-        park(live);
+        park(live, 'unavailable');
         break;
     }
   }
@@ -111,11 +112,11 @@ export async function deliverLane(
     if (!ends.has(parcel.triggerId) && !options.isFenced(parcel.triggerId)) ends.set(parcel.triggerId, 'delivered');
   return { ends, delivered, refused, askedSeconds };
 
-  function park(pieces: readonly Piece[]): void {
+  function park(pieces: readonly Piece[], reason: ParkReason): void {
     for (const piece of pieces) {
       if (!ends.has(piece.parcel.triggerId)) {
         ends.set(piece.parcel.triggerId, 'parked');
-        deps.metrics.count('polling.broadcast.parked');
+        deps.metrics.count('polling.broadcast.parked', 1, { reason });
       }
     }
   }
@@ -136,10 +137,10 @@ export async function deliverLane(
     const lost: Piece[] = [];
     for (const piece of pieces) {
       const status = byTrigger.get(piece.parcel.triggerId);
-      if (status === undefined || status === 'double') park([piece]);
+      if (status === undefined || status === 'double') park([piece], 'unavailable');
       else if (status.status === 'accepted') accepted.push(piece);
       else if (status.status === 'gone') {
-        if (options.brake()) park([piece]);
+        if (options.brake()) park([piece], 'brake');
         else lost.push(piece);
       } else {
         const bad = piece.events.find((event) => event.eventId === status.eventId);
@@ -152,7 +153,7 @@ export async function deliverLane(
         } else if (piece.events.length === 1) {
           await deadLetter(piece.parcel, piece.events[0] as Outgoing, status.reason ?? 'the receiver refused it');
         } else {
-          park([piece]);
+          park([piece], 'unavailable');
         }
       }
     }
@@ -202,12 +203,12 @@ export async function deliverLane(
     const piece = pieces[0] as Piece;
     if (piece.events.length > 1) queue.unshift(...splitPiece(piece).map((half) => [half]));
     else if (piece.events.length === 1) await deadLetter(piece.parcel, piece.events[0] as Outgoing, reason);
-    else park([piece]);
+    else park([piece], 'unavailable');
   }
 
   async function deadLetter(parcel: Parcel, event: Outgoing, reason: string): Promise<void> {
     refused += 1;
-    deps.metrics.count('polling.broadcast.event_refused');
+    deps.metrics.count('polling.broadcast.dead_letters', 1, { reason: 'refused' });
     const letter: DeadLetter = {
       stage: 'broadcast',
       code: 'broadcast.event_refused',

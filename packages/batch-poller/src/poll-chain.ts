@@ -74,7 +74,6 @@ export async function pollChain(deps: BatchDeps, input: ChainInput): Promise<Cha
     });
     if (reply.code === 'aborted') break;
     const pollMs = Math.round(deps.clock.monotonic() - started);
-    deps.metrics.observe('polling.poll.latency', pollMs / 1000);
     if (reply.code !== 'ok') {
       askedSeconds = Math.max(askedSeconds, noteFailure(deps, reply));
       // Pages already saved stand; a later page's failure only ends the chain.
@@ -129,7 +128,7 @@ export async function pollChain(deps: BatchDeps, input: ChainInput): Promise<Cha
       chain,
     });
     if (outcome.code !== 'ok') {
-      deps.metrics.count('polling.poll.completed', 1, { code: outcome.code });
+      deps.metrics.count('polling.poll.polls', 1, { code: outcome.code });
       if (page > 0 && outcome.code === 'poll.response_invalid') break;
       await append(input, failure(input, page, outcome.code, outcome.message, pollMs, undefined));
       return { saved: true, askedSeconds };
@@ -153,17 +152,17 @@ export async function pollChain(deps: BatchDeps, input: ChainInput): Promise<Cha
     });
     deps.metrics.count('polling.poll.events_found', outcome.events.length);
     deps.metrics.count('polling.poll.events_deduplicated', outcome.deduplicated);
-    if (outcome.gapSuspected) deps.metrics.count('polling.poll.gap_suspected');
+    if (outcome.gapSuspected) deps.metrics.count('polling.poll.gaps_suspected');
     saved = true;
     cursor = answer.cursor;
     if (!answer.more) break;
   }
-  if (saved) deps.metrics.count('polling.poll.completed', 1, { code: 'ok' });
+  if (saved) deps.metrics.count('polling.poll.polls', 1, { code: 'ok' });
   return { saved, askedSeconds };
 }
 
 function noteFailure(deps: BatchDeps, reply: Extract<PollReply, { message: string }>): number {
-  deps.metrics.count('polling.poll.completed', 1, { code: reply.code });
+  deps.metrics.count('polling.poll.polls', 1, { code: reply.code });
   if (reply.code === 'poll.throttled') {
     deps.slots.throttled();
     deps.metrics.count('polling.trigger.platform_error', 1, { reason: 'throttled' });

@@ -56,6 +56,8 @@ export interface RunningStep {
 interface StepFrame {
   readonly step: BatchStep;
   readonly budgetMs: number;
+  /** False where the step itself may end the batch: there is nothing to extend after it. */
+  readonly extendAtEnd?: boolean;
   readonly input: BatchPollerInput;
   readonly context: StepContext;
 }
@@ -138,12 +140,13 @@ export async function runStep(
     let result: StepResult;
     try {
       result = await work(running);
-      await extend();
+      if (frame.extendAtEnd !== false) await extend();
     } finally {
       end.abort(new Error('the step is over'));
       await keepAlive;
     }
-    deps.metrics.observe(`polling.${step}.duration`, (deps.clock.monotonic() - started) / 1000);
+    const outcome = result.status === 'draining' ? 'draining' : 'completed';
+    deps.metrics.observe('polling.step.duration', (deps.clock.monotonic() - started) / 1000, { step, outcome });
     deps.log.info(
       {
         batchId: input.batchId,

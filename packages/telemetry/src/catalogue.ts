@@ -457,13 +457,13 @@ const entries = {
   'polling.snapshot.puts': {
     type: 'counter',
     unit: 'objects',
-    tags: { object: ['entries', 'auth', 'results', 'delivered'] },
+    tags: { object: ['entries', 'auth', 'verdicts', 'results', 'delivered'] },
     about: 'Objects written. Goal: at most 3.5 per 1,000 polls.',
   },
   'polling.snapshot.bytes': {
     type: 'counter',
     unit: 'bytes',
-    tags: { object: ['entries', 'auth', 'results', 'delivered'] },
+    tags: { object: ['entries', 'auth', 'verdicts', 'results', 'delivered'] },
     about: 'Bytes written to the object store.',
   },
   'polling.snapshot.unread': {

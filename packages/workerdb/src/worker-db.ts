@@ -23,6 +23,7 @@ import { tickTimerShard } from './statements/tick.ts';
 import { clearHalts, makeAllDue, makeDue } from './statements/verbs.ts';
 import {
   type BatchView,
+  countPending,
   type DeadLetterView,
   type FleetView,
   type ShardView,
@@ -51,6 +52,7 @@ export interface WorkerDb extends BatchStore, DispatchStore {
   shards(): Promise<readonly ShardView[]>;
   batches(limit: number): Promise<readonly BatchView[]>;
   fleet(): Promise<FleetView>;
+  pending(since: string): Promise<number>;
   trigger(triggerId: string): Promise<TriggerView | undefined>;
   timeline(triggerId: string, limit: number): Promise<readonly TimelineLine[]>;
   deadLetters(limit: number): Promise<readonly DeadLetterView[]>;
@@ -122,6 +124,7 @@ export async function openWorkerDb(options: WorkerDbOptions): Promise<WorkerDb> 
     shards: () => viewShards(sql),
     batches: (limit) => viewBatches(sql, limit),
     fleet: () => viewFleet(sql),
+    pending: (since) => countPending(sql, since),
     trigger: (triggerId) => viewTrigger(sql, storageShardOf(triggerId), triggerId),
     timeline: (triggerId, limit) => viewTimeline(sql, triggerId, limit),
     deadLetters: (limit) => viewDeadLetters(sql, limit),

@@ -42,8 +42,12 @@ export async function claimAndSnapshot(
   if (claim.status === 'claimed') {
     for (const trigger of claim.triggers) deps.metrics.observe('polling.claim.due_lag', trigger.dueLagSeconds);
     deps.metrics.observe('polling.claim.batch_size', claim.triggers.length);
+    deps.metrics.count('polling.claim.rows', claim.triggers.length);
   }
-  deps.metrics.observe('polling.claim.duration', (deps.clock.monotonic() - started) / 1000);
+  deps.metrics.observe('polling.step.duration', (deps.clock.monotonic() - started) / 1000, {
+    step: 'claim',
+    outcome: 'completed',
+  });
   deps.log.info(
     {
       batchId: input.batchId,

@@ -26,9 +26,16 @@ export interface CommitStepInput extends BatchPollerInput {
 }
 
 export async function commit(deps: BatchDeps, input: CommitStepInput, context: StepContext): Promise<StepResult> {
+  const result = await commitOnce(deps, input, context);
+  // Ended already: an earlier attempt may have died between its commit and its signal.
+  if (result.status === 'ended') await deps.timers.arm(input.timerShard);
+  return result;
+}
+
+async function commitOnce(deps: BatchDeps, input: CommitStepInput, context: StepContext): Promise<StepResult> {
   return runStep(
     deps,
-    { step: 'commit', budgetMs: STEP_BUDGET_SECONDS.commit * 1000, input, context },
+    { step: 'commit', budgetMs: STEP_BUDGET_SECONDS.commit * 1000, extendAtEnd: false, input, context },
     async (running) => {
       let folded: FoldedEntry[];
       try {
@@ -36,7 +43,7 @@ export async function commit(deps: BatchDeps, input: CommitStepInput, context: S
       } catch (error) {
         if (!input.force) throw error;
         deps.log.error({ batchId: input.batchId, error: String(error) }, 'commit.snapshot_unread');
-        deps.metrics.count('polling.commit.snapshot_unread');
+        deps.metrics.count('polling.snapshot.unread');
         await deps.store.end(input.batchId);
         return { status: 'ended', done: 0, left: 0 };
       }
@@ -66,7 +73,7 @@ export async function commit(deps: BatchDeps, input: CommitStepInput, context: S
       // Database first: a wake that is lost after this line costs a tick, never a poll. `already` arms too.
       if (result.arm || freed > 0) await deps.timers.arm(input.timerShard);
       report(deps, rows, result);
-    if (end) deps.snapshots.forget(input.batchId);
+      if (end) deps.snapshots.forget(input.batchId);
       return { status: 'ok', done: result.committed, left: end ? 0 : open, askedSeconds: backoff };
     },
   );
@@ -99,13 +106,17 @@ function report(
   rows: readonly CommitRow[],
   result: Awaited<ReturnType<BatchDeps['store']['commit']>>,
 ): void {
-  deps.metrics.count('polling.commit.rows', result.committed);
+  deps.metrics.count('polling.commit.rows', result.committed, { outcome: 'committed' });
   const counts = new Map<string, number>();
-  for (const exception of result.exceptions) counts.set(exception.status, (counts.get(exception.status) ?? 0) + 1);
-  for (const [status, count] of counts) deps.metrics.count(`polling.commit.${status}`, count);
+  for (const { status } of result.exceptions) counts.set(status, (counts.get(status) ?? 0) + 1);
+  for (const [outcome, count] of counts) {
+    if (outcome !== 'braked') deps.metrics.count('polling.commit.rows', count, { outcome });
+  }
+  deps.metrics.gauge('polling.broadcast.brake', counts.has('braked') ? 1 : 0);
   for (const [code, count] of Object.entries(result.halted))
-    deps.metrics.count('polling.commit.halted', count, { code });
-  let letters = 0;
-  for (const row of rows) letters += row.deadLetters?.length ?? 0;
-  if (letters > 0) deps.metrics.count('polling.commit.dead_letters', letters);
+    deps.metrics.count('polling.commit.halts', count, { code });
+  const primed = rows.filter((row) => row.primed === true).length;
+  if (primed > 0) deps.metrics.count('polling.poll.primed', primed);
+  const held = rows.reduce((sum, row) => sum + (row.held?.length ?? 0), 0);
+  if (held > 0) deps.metrics.count('polling.broadcast.events_held', held);
 }

@@ -10,7 +10,7 @@ import type { BatchDeps } from '../deps.ts';
 import type { FoldedEntry } from '../fold.ts';
 import { readFolded } from '../read-batch.ts';
 import { type AuthRecord, authKeyOf, type VerdictRecord } from '../snapshot/records.ts';
-import { runStep, type StepContext, type StepResult } from '../step.ts';
+import { Draining, runStep, type StepContext, type StepResult } from '../step.ts';
 
 type Claimed = Extract<FoldedEntry, { state: 'claimed' }>;
 
@@ -21,7 +21,10 @@ export async function fetchAuth(deps: BatchDeps, input: BatchPollerInput, contex
       (entry): entry is Claimed => entry.state === 'claimed' && !running.fenced.has(entry.trigger.triggerId),
     );
     running.open = pending.length;
-    if (deps.draining.aborted) return { status: 'draining', done: 0, left: pending.length };
+    if (deps.draining.aborted) {
+      if (!(await deps.alone())) throw new Draining('worker drains before auth');
+      return { status: 'draining', done: 0, left: pending.length };
+    }
     const known = await deps.snapshots.readAuth(input.batchId);
     const byConnection = new Map<string, { ask: ConnectionAsk; entries: Claimed[]; triggerIds: string[] }>();
     for (const entry of pending) {

@@ -87,8 +87,8 @@ export function createSnapshots(options: SnapshotsOptions): Snapshots {
   ): Promise<'created' | 'exists'> {
     const body = await seal(keys, { batchId, object, purpose }, await encodeLines(lines));
     const done = await objects.putIfAbsent(batchPrefixOf(batchId) + object, body);
-    metrics.count('polling.snapshot.objects', 1, { purpose });
-    metrics.count('polling.snapshot.bytes', body.byteLength, { purpose });
+    metrics.count('polling.snapshot.puts', 1, { object: purpose });
+    metrics.count('polling.snapshot.bytes', body.byteLength, { object: purpose });
     if (done === 'created' && purpose !== 'auth') cached(batchId).set(object, records);
     return done;
   }
@@ -119,7 +119,7 @@ export function createSnapshots(options: SnapshotsOptions): Snapshots {
     } catch (error) {
       const unreadable =
         error instanceof SnapshotUnreadable ? error : new SnapshotUnreadable(key, String(error), { cause: error });
-      metrics.count('polling.snapshot.unreadable', 1, { purpose });
+      metrics.count('polling.snapshot.unread');
       log.error({ key, reason: unreadable.message }, 'snapshot.unreadable');
       throw unreadable;
     }

@@ -21,9 +21,9 @@ r as (
 v as (
   select r.*, s.timer_shard, s.paused,
     case when r.polled and r.next_poll_at is null then 'no_next_poll'
-      when r.polled and r.next_poll_at > statement_timestamp() + greatest(r.interval_s, 86400) * interval '1 s' + interval '1 min' then 'next_poll_too_far'
+      when r.polled and r.next_poll_at > statement_timestamp() + greatest(r.interval_s, 86400) * interval '1 s' + interval '1 min' then 'too_far_ahead'
       when r.polled and not r.leased and r.next_poll_at < statement_timestamp() - ($1::float8 + 60) * interval '1 s' then 'overdue'
-      when r.owner in ('i', 'o') and r.ownership_since < statement_timestamp() - interval '10 min' then 'handoff_stuck' end as kind
+      when r.owner in ('i', 'o') and r.ownership_since < statement_timestamp() - interval '10 min' then 'stuck_handoff' end as kind
   from r left join shards s on s.shard = r.shard)
 select count(*)::int as checked, count(*) filter (where polled)::int as polled,
   count(*) filter (where polled and last_ok_at < statement_timestamp() - 3 * interval_s * interval '1 s')::int as stale,

@@ -38,6 +38,9 @@ export async function viewBatches(sql: Sql, limit: number): Promise<readonly Bat
 }
 
 export interface FleetView {
+  /** The database's time, RFC 3339. */
+  readonly now: string;
+  readonly haltedByCode: Readonly<Record<string, number>>;
   readonly triggers: number;
   readonly polled: number;
   readonly due: number;
@@ -70,7 +73,9 @@ export async function viewFleet(sql: Sql): Promise<FleetView> {
       (select count(*)::int from live) as "openBatches",
       (select count(*)::int from batches where ended_at is null and claimed_at is null and started_at > statement_timestamp() - interval '60 s') as "unclaimedBatches",
       (select count(*)::int from workers where seen_at > statement_timestamp() - interval '45 s') as workers,
-      (select braked from fleet) as braked,
+      (select braked from fleet) as braked, to_char(statement_timestamp() at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') as now,
+      (select coalesce(jsonb_object_agg(c.code, n), '{}') from (select halted_code, count(*) as n from r where halted_code is not null group by 1) x
+        join codes c on c.no = x.halted_code) as "haltedByCode",
       (select coalesce(jsonb_object_agg(step, n), '{}') from (select step, count(*) as n from live group by 1) x) as batches,
       (select coalesce(jsonb_object_agg(c.code, n), '{}') from (select last_code, count(*) as n from r where last_code is not null group by 1) x
         join codes c on c.no = x.last_code) as codes
@@ -164,4 +169,14 @@ export async function viewDeadLetters(sql: Sql, limit: number): Promise<readonly
     `select id::text, trigger_id as "triggerId", at::text as at, stage, code, reason, event_id as "eventId" from dead_letters order by id desc limit $1`,
     [limit],
   );
+}
+
+/** Polled triggers that were neither polled nor given a verdict since an instant. */
+export async function countPending(sql: Sql, since: string): Promise<number> {
+  const [row] = await sql.unsafe<{ n: number }[]>(
+    `select count(*)::int as n from polling_trigger_runs
+     where enabled and owner = 'v' and halted_code is null and coalesce(last_polled_at, '-infinity') < $1::timestamptz`,
+    [since],
+  );
+  return row?.n ?? 0;
 }

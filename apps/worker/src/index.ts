@@ -1,0 +1,1 @@
+export { type RunningWorker, startWorker, type WorkerInput } from './start-worker.ts';

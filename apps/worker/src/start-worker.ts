@@ -1,0 +1,370 @@
+/**
+ * The engine process: builds the adapters from settings, starts the queues and loops, and drains.
+ *
+ * PostgreSQL or Temporal gone for a while: the process stays, not ready, and goes on by itself.
+ */
+import { hostname } from 'node:os';
+import { fileURLToPath } from 'node:url';
+import {
+  type BatchDeps,
+  createBatchActivities,
+  createLocalKeyFile,
+  createLocalKeys,
+  createSnapshots,
+  DEFAULT_LIMITS,
+  PollSlots,
+} from '@milkrun/batch-poller';
+import type { Config } from '@milkrun/config';
+import { createControlPlane } from '@milkrun/control-plane';
+import { type ControlPlane, systemClock as clock, type Log, QUEUES, systemRng as rng, uuidv7 } from '@milkrun/core';
+import {
+  createDispatchGate,
+  createFeedReader,
+  createLifecycleSender,
+  createLivenessLoop,
+  createLoop,
+  createPushChanges,
+  createTickActivities,
+  createTimerManager,
+  createWorkerHeartbeat,
+  ensureShards,
+  type Loop,
+} from '@milkrun/dispatch';
+import { createObjectStore } from '@milkrun/object-store';
+import { createPollRunner, defaultCredentials, LOCAL_CREDENTIALS } from '@milkrun/poll-runner';
+import type { TelemetryMetrics } from '@milkrun/telemetry';
+import {
+  bundleWorkflows,
+  createWorkerHost,
+  installTemporalRuntime,
+  temporalConnection,
+  type WorkerHost,
+} from '@milkrun/worker-host';
+import { openWorkerDb, type WorkerDb } from '@milkrun/workerdb';
+import { Client, Connection } from '@temporalio/client';
+import { createEngineApi } from './engine-api.ts';
+import { figuresOf } from './figures.ts';
+import { guardStore } from './guarded-store.ts';
+import { createTestTrigger } from './test-trigger.ts';
+
+export interface WorkerInput {
+  readonly config: Config;
+  readonly log: Log;
+  readonly metrics: TelemetryMetrics;
+  /** False: refuse to start instead of migrating workerdb. */
+  readonly migrate: boolean;
+}
+
+export interface RunningWorker {
+  readonly addresses: Readonly<Record<string, string>>;
+  /** Rejects when a queue's restart budget is spent. */
+  readonly failed: Promise<never>;
+  /** Drains: hands batches over, or finishes them when nobody else can. */
+  stop(): Promise<void>;
+}
+
+const POLL_STEPS = 16;
+const DRAIN_MS = 50_000;
+const FUNCTION_SLACK_S = 5;
+
+export async function startWorker({ config, log, metrics, migrate }: WorkerInput): Promise<RunningWorker> {
+  installTemporalRuntime({ log });
+  const workerId = `${hostname()}:${process.pid}:${uuidv7(clock, rng)}`;
+  const db = await openWorkerDb({
+    url: required(config.workerdbUrl, 'WORKERDB_URL').reveal(),
+    migrate,
+    tickSeconds: config.dispatchTickMs / 1000,
+  });
+  const objects = guardStore(createObjectStore(config.objectStore), clock, metrics);
+  await objects.probe();
+  const controlPlane = createControlPlane({
+    url: required(config.controlPlaneUrl, 'CONTROL_PLANE_URL'),
+    key: config.controlPlaneKey?.reveal() ?? '',
+    clock,
+    rng,
+    metrics,
+    log,
+  });
+  const runner = createPollRunner({
+    functionName: config.pollFunction,
+    region: process.env.AWS_REGION ?? process.env.AWS_DEFAULT_REGION ?? 'us-east-1',
+    ...(config.pollFunctionEndpoint === undefined ? {} : { endpoint: config.pollFunctionEndpoint }),
+    credentials: config.pollFunctionEndpoint === undefined ? defaultCredentials() : async () => LOCAL_CREDENTIALS,
+    width: config.pollWidth,
+    answerBytesMax: config.pollAnswerBytes,
+    byteBudget: config.pollByteBudget,
+    clock,
+    metrics,
+    log,
+  });
+  await refuseSlowFunction(config, runner.readFunctionTimeout.bind(runner), log);
+  await db.ensureTimerShards(config.timerShards);
+
+  const slots = new PollSlots({ width: config.pollWidth, clock });
+  const keys = createLocalKeys(config.blobKey?.reveal() ?? (await ownKey(config)));
+  const draining = new AbortController();
+  let othersLive = 1;
+  const connection = await connected(config, log);
+  const client = new Client({ connection, namespace: config.temporal.namespace });
+  const arms = (by: 'commit' | 'feed' | 'verb' | 'start') => createTimerManager({ client, log, metrics, by });
+  const deps: BatchDeps = {
+    store: db,
+    snapshots: createSnapshots({ objects, keys, metrics, log }),
+    controlPlane,
+    runner,
+    timers: arms('commit'),
+    slots,
+    clock,
+    rng,
+    metrics,
+    log,
+    limits: { ...DEFAULT_LIMITS, pollDeadlineMs: config.pollDeadlineMs },
+    storeAvailable: () => objects.available(),
+    draining: draining.signal,
+    alone: async () => othersLive === 0,
+  };
+
+  const failure = Promise.withResolvers<never>();
+  failure.promise.catch(() => {});
+  const host = createWorkerHost({
+    connect: temporalConnection(
+      { ...(config.temporal.connectionOptions as object), namespace: config.temporal.namespace },
+      clock,
+    ),
+    namespace: config.temporal.namespace,
+    clock,
+    log,
+    metrics,
+    onFatal: (error) => failure.reject(error),
+  });
+  const feed = watchFeed(controlPlane);
+  const loops = await startLoops();
+  await startQueues(host);
+  const api = createEngineApi({
+    db,
+    key: config.engineKey?.reveal(),
+    figures: (since) =>
+      figuresOf({
+        db,
+        metrics,
+        feedAtEnd: feed.atEnd,
+        widthInUse: () => slots.inUse,
+        ...(since === undefined ? {} : { since }),
+      }),
+    pushChanges: createPushChanges({ store: db, timers: arms('feed'), metrics }),
+    armAll: () => ensureShards({ store: db, timers: arms('verb') }),
+    testTrigger: createTestTrigger({ db, controlPlane, runner, deadlineMs: config.pollDeadlineMs }),
+    ready: () => host.ready(),
+    healthy: () => host.healthy(),
+  });
+  const engine = await api.listen({ host: config.engineHost, port: config.enginePort });
+
+  async function startLoops(): Promise<Loop[]> {
+    const shared = { store: db, clock, log, metrics, workerId };
+    const heartbeat = createWorkerHeartbeat({
+      ...shared,
+      width: () => slots.width,
+      onLive: (live) => {
+        if (config.pollCap !== undefined) slots.setCeiling(Math.min(config.pollWidth, config.pollCap / live));
+        metrics.gauge('polling.poll.width', slots.width);
+        metrics.gauge('polling.poll.width_in_use', slots.inUse);
+      },
+    });
+    // The tick counts live workers: this one must be among them before the first.
+    await db.heartbeatWorker({ workerId, width: slots.width });
+    const all = [
+      heartbeat,
+      createFeedReader({ ...shared, controlPlane: feed.controlPlane, timers: arms('feed') }),
+      createLifecycleSender({ ...shared, controlPlane }),
+      createLivenessLoop({ ...shared, client, timers: arms('start'), endBatch: (batchId) => db.end(batchId) }),
+      createLoop({
+        name: 'poll_log_days',
+        clock,
+        log,
+        everyMs: 3_600_000,
+        round: async () => {
+          await db.sql`select poll_log_days(7, 30)`;
+          return undefined;
+        },
+      }),
+    ];
+    await feed.look(db);
+    for (const loop of all) loop.start();
+    return all;
+  }
+
+  async function startQueues(to: WorkerHost): Promise<void> {
+    const gate = createDispatchGate({
+      dependencies: [
+        {
+          name: 'control_plane',
+          available: () => controlPlane.available(),
+          probe: () => controlPlane.readChanges({ after: null, limit: 1, waitSeconds: 0 }),
+        },
+        { name: 'object_store', available: () => objects.available(), probe: () => objects.list('probe/') },
+      ],
+      clock,
+      log,
+    });
+    const activities = createBatchActivities(deps);
+    const [batchBundle, timerBundle] = await Promise.all([
+      bundleWorkflows({ workflowsPath: workflowPath('@milkrun/batch-poller/workflow'), home: config.home }),
+      bundleWorkflows({ workflowsPath: workflowPath('@milkrun/dispatch/workflow'), home: config.home }),
+    ]);
+    const { poll, ...rest } = activities;
+    const versioned = deployment(config);
+    await to.start(QUEUES.poll, {
+      activities: { poll },
+      maxConcurrentActivityTaskExecutions: POLL_STEPS,
+      ...versioned.activities,
+    });
+    await to.start(QUEUES.batchPoller, {
+      workflowBundle: { codePath: batchBundle.codePath },
+      activities: { ...rest },
+      ...versioned.batch,
+    });
+    const ticks = createTickActivities({
+      store: db,
+      client,
+      gate: { open: async () => !draining.signal.aborted && (await gate.open()) },
+      clock,
+      rng,
+      log,
+      metrics,
+      tickMs: config.dispatchTickMs,
+      batchSize: config.batchSize,
+      policy: { maxRetryCounter: config.maxRetryCounter, leaseSeconds: config.leaseTtlMs / 1000 },
+    });
+    await to.start(QUEUES.timerShard, {
+      workflowBundle: { codePath: timerBundle.codePath },
+      activities: { ...ticks },
+      ...versioned.timer,
+    });
+    await ensureShards({ store: db, timers: arms('start') });
+  }
+
+  let stopping: Promise<void> | undefined;
+  async function drain(): Promise<void> {
+    const started = clock.monotonic();
+    // Its own row first: who asks from now on must not count this worker among those that can take over.
+    othersLive = (await db.removeWorker(workerId).catch(() => ({ othersLive: 1 }))).othersLive;
+    draining.abort(new Error('the worker drains'));
+    await Promise.all(loops.map((loop) => loop.stop()));
+    if (othersLive === 0) {
+      while (clock.monotonic() - started < DRAIN_MS && (await openBatches(db)) > 0) await clock.sleep(200);
+    }
+    await host.stopAll();
+    await api.close();
+    await runner.close();
+    await controlPlane.close();
+    await objects.close();
+    await connection.close();
+    await db.close();
+    log.info({ alone: othersLive === 0, ms: Math.round(clock.monotonic() - started) }, 'worker.drained');
+  }
+
+  return {
+    addresses: { engine },
+    failed: failure.promise,
+    stop: () => {
+      stopping ??= drain();
+      return stopping;
+    },
+  };
+}
+
+function required<T>(value: T | undefined, name: string): T {
+  if (value === undefined) throw new Error(`${name} is not set: the worker needs it`);
+  return value;
+}
+
+function workflowPath(specifier: string): string {
+  return fileURLToPath(import.meta.resolve(specifier));
+}
+
+/** A key of this machine, for a store of this machine: settings refuse a bucket without BLOB_KEY. */
+async function ownKey(config: Config): Promise<string> {
+  const path = `${config.home}/blob.key`;
+  await createLocalKeyFile(path);
+  return `file:${path}`;
+}
+
+async function openBatches(db: WorkerDb): Promise<number> {
+  return db.fleet().then(
+    (fleet) => fleet.openBatches,
+    () => 0,
+  );
+}
+
+/** The first connect is retried for as long as it takes. */
+async function connected(config: Config, log: Log): Promise<Connection> {
+  for (let failures = 0; ; failures += 1) {
+    try {
+      return await Connection.connect(config.temporal.connectionOptions as object);
+    } catch (error) {
+      log.warn({ failures, error: error instanceof Error ? error.message : String(error) }, 'temporal.connect_failed');
+      await clock.sleep(Math.min(30_000, 500 * 2 ** Math.min(failures, 6)));
+    }
+  }
+}
+
+async function refuseSlowFunction(
+  config: Config,
+  read: (toolkit?: string) => Promise<number | null>,
+  log: Log,
+): Promise<void> {
+  if (config.pollFunction.includes('{toolkit}')) return;
+  const seconds = await read().catch(() => null);
+  if (seconds === null) {
+    log.info({ function: config.pollFunction }, 'poll_function.timeout_unread');
+    return;
+  }
+  const most = config.pollDeadlineMs / 1000 + FUNCTION_SLACK_S;
+  if (seconds > most) {
+    throw new Error(
+      `POLL_FUNCTION ${config.pollFunction} has a time-out of ${seconds} s; accepted: at most POLL_DEADLINE + ${FUNCTION_SLACK_S} s = ${most} s`,
+    );
+  }
+}
+
+/** With WORKER_BUILD_ID set: batches are pinned to their deployment, timer shards follow the newest. */
+function deployment(config: Config) {
+  const { workerBuildId } = config;
+  if (workerBuildId === undefined) return { activities: {}, batch: {}, timer: {} };
+  const options = (defaultVersioningBehavior: 'PINNED' | 'AUTO_UPGRADE') => ({
+    workerDeploymentOptions: {
+      version: { deploymentName: 'milkrun', buildId: workerBuildId },
+      useWorkerVersioning: true as const,
+      defaultVersioningBehavior,
+    },
+  });
+  return { activities: options('PINNED'), batch: options('PINNED'), timer: options('AUTO_UPGRADE') };
+}
+
+/** Knows whether the feed has been read to its end: the page before this read was the last one, and it is applied. */
+function watchFeed(controlPlane: ControlPlane): {
+  readonly controlPlane: Pick<ControlPlane, 'readChanges'>;
+  readonly atEnd: () => boolean;
+  readonly look: (db: WorkerDb) => Promise<void>;
+} {
+  let atEnd = false;
+  let lastWasEnd = false;
+  return {
+    atEnd: () => atEnd,
+    async look(db) {
+      const answer = await controlPlane.readChanges({ after: await db.feedCursor(), limit: 1, waitSeconds: 0 });
+      atEnd = answer.kind === 'page' && answer.changes.length === 0;
+      lastWasEnd = atEnd;
+    },
+    controlPlane: {
+      async readChanges(input) {
+        // Reading on means that the page before has been applied.
+        atEnd = lastWasEnd;
+        const answer = await controlPlane.readChanges(input);
+        lastWasEnd = answer.kind === 'page' && !answer.more;
+        if (answer.kind === 'page' && answer.changes.length > 0) atEnd = false;
+        return answer;
+      },
+    },
+  };
+}
