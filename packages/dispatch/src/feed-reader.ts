@@ -20,7 +20,7 @@ import { createLoop, type Loop } from './loop.ts';
 
 export type FeedStore = Pick<
   DispatchStore,
-  'feedCursor' | 'applyFeedPage' | 'beginResync' | 'finishResync' | 'withTurn'
+  'feedCursor' | 'applyFeedPage' | 'beginResync' | 'resyncInProgress' | 'finishResync' | 'withTurn'
 >;
 
 export interface FeedReaderDeps {
@@ -41,8 +41,8 @@ export interface FeedReaderDeps {
 
 const LIMIT = 1_000;
 const WAIT_SECONDS = 20;
-/** A turn outlives one call and its page; a dead reader's turn is free after it. */
-const TURN_SECONDS = 60;
+/** A turn outlives one call (its wait and time-out) and the page; a dead reader's turn is free after it. */
+const TURN_SECONDS = 40;
 /** How soon a worker without the turn asks for it again. */
 const NO_TURN_MS = 2_000;
 const HASTY_MS = 1_000;
@@ -51,14 +51,13 @@ const UNAVAILABLE_MS_MAX = 30_000;
 
 export function createFeedReader(deps: FeedReaderDeps): Loop {
   const { store, clock, workerId, resyncEveryMs } = deps;
-  const startedAt = clock.monotonic();
-  let resyncedAt = startedAt;
-  /** Set while this process reads the whole feed anew. */
-  let resync: string | undefined;
+  let resyncedAt = clock.monotonic();
   let unanswered = 0;
 
   async function read(signal: AbortSignal): Promise<number> {
-    if (resync === undefined && resyncEveryMs !== undefined && clock.monotonic() - resyncedAt >= resyncEveryMs) {
+    // Kept in workerdb: a resync begun by a worker that has gone is finished by the next reader.
+    let resync = await store.resyncInProgress();
+    if (resync === null && resyncEveryMs !== undefined && clock.monotonic() - resyncedAt >= resyncEveryMs) {
       resync = await store.beginResync();
     }
     const after = await store.feedCursor();
@@ -66,7 +65,7 @@ export function createFeedReader(deps: FeedReaderDeps): Loop {
     const answer = await deps.controlPlane.readChanges({
       after,
       limit: deps.limit ?? LIMIT,
-      waitSeconds: resync === undefined ? (deps.waitSeconds ?? WAIT_SECONDS) : 0,
+      waitSeconds: resync === null ? (deps.waitSeconds ?? WAIT_SECONDS) : 0,
       signal,
     });
     signal.throwIfAborted();
@@ -82,7 +81,7 @@ export function createFeedReader(deps: FeedReaderDeps): Loop {
     if (answer.kind === 'expired') {
       deps.metrics.count('polling.feed.pages', 1, { outcome: 'expired' });
       // Expired again while reading from the beginning: the feed moved on underneath, so the reading starts over.
-      resync = await store.beginResync();
+      await store.beginResync();
       deps.log.warn({}, 'feed.resync_started');
       return 0;
     }
@@ -100,9 +99,8 @@ export function createFeedReader(deps: FeedReaderDeps): Loop {
       }
       await settle(deps, result);
     }
-    if (resync !== undefined && !answer.more) {
+    if (resync !== null && !answer.more) {
       await finishResync(deps, resync);
-      resync = undefined;
       resyncedAt = clock.monotonic();
     }
     // A feed that does not honour `wait` must not be asked in a hot loop.
@@ -116,13 +114,7 @@ export function createFeedReader(deps: FeedReaderDeps): Loop {
     log: deps.log,
     everyMs: 0,
     async round(signal) {
-      const waitMs = await store.withTurn('feed', TURN_SECONDS, workerId, () => read(signal));
-      if (waitMs === undefined) {
-        // Another worker reads; a resync begun here is its affair now, and begins again with the next 410.
-        resync = undefined;
-        return NO_TURN_MS;
-      }
-      return waitMs;
+      return (await store.withTurn('feed', TURN_SECONDS, workerId, () => read(signal))) ?? NO_TURN_MS;
     },
   });
 }

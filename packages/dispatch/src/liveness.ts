@@ -42,7 +42,7 @@ export interface LivenessRound {
 const EVERY_MS = 60_000;
 const STUCK_MS = 30_000;
 /** Longer than a check and the wait within it. */
-const TURN_SECONDS = 180;
+const TURN_SECONDS = 90;
 export const BATCH_AGE_MS_MAX = 86_400_000;
 
 export function createLivenessLoop(deps: LivenessDeps): Loop {

@@ -117,6 +117,17 @@ it('reads the whole feed anew when its cursor has expired and deletes what it no
   expect([...store.rows.keys()].sort()).toEqual(['fresh', 'kept']);
 });
 
+it('finishes a resync that a worker which has gone began', async () => {
+  const { clock, store, deps } = readerScene([page('n2', ['fresh'])]);
+  await store.applyFeedPage({ after: null, next: 'c1', changes: [upsert('kept'), upsert('gone')], source: 'pull' });
+  await store.beginResync();
+  await store.applyFeedPage({ after: null, next: 'n1', changes: [upsert('kept')], source: 'pull' });
+  begin(createFeedReader(deps));
+  await clock.advance(0);
+  expect([...store.rows.keys()].sort()).toEqual(['fresh', 'kept']);
+  expect(await store.resyncInProgress()).toBeNull();
+});
+
 it('deletes nothing when a resync would delete too many', async () => {
   const many = Array.from({ length: 60 }, (_, i) => `t${i}`);
   const { clock, store, deps } = readerScene([page('c1', many), { kind: 'expired' }, page('n1', [])]);

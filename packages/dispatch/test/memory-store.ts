@@ -107,6 +107,10 @@ export class MemoryDispatchStore implements DispatchStore {
     return this.resyncToken;
   }
 
+  async resyncInProgress(): Promise<string | null> {
+    return this.resyncToken ?? null;
+  }
+
   async finishResync(input: { token: string; confirmMassDelete: boolean }) {
     this.resyncs.push(input);
     const unseen = [...this.rows].filter(([, row]) => row.seenBy !== input.token).map(([id]) => id);
@@ -151,11 +155,7 @@ export class MemoryDispatchStore implements DispatchStore {
     const held = this.turns.get(name);
     if (held !== undefined && held.workerId !== workerId && held.untilMs > this.#clock.now()) return undefined;
     this.turns.set(name, { workerId, untilMs: this.#clock.now() + holdSeconds * 1000 });
-    try {
-      return await work();
-    } finally {
-      this.turns.delete(name);
-    }
+    return await work();
   }
 }
 

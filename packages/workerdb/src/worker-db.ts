@@ -111,6 +111,12 @@ export async function openWorkerDb(options: WorkerDbOptions): Promise<WorkerDb> 
     },
     applyFeedPage: (input) => retried(() => applyPage(sql, input)),
     beginResync: () => beginFullResync(sql, randomUUID()),
+    resyncInProgress: async () => {
+      const [row] = await sql.unsafe<{ token: string | null }[]>(
+        'select resync_token as token from change_feed where id = 1',
+      );
+      return row?.token ?? null;
+    },
     finishResync: (input) => retried(() => finishFullResync(sql, input)),
     heartbeatWorker: ({ workerId, width }) => heartbeat(sql, workerId, width),
     removeWorker: (workerId) => leave(sql, workerId),

@@ -75,6 +75,8 @@ export interface DispatchStore {
     readonly refused: number;
   }>;
   beginResync(): Promise<string>;
+  /** The token of a full resync that was begun and not finished, by whichever worker; null when there is none. */
+  resyncInProgress(): Promise<string | null>;
   heartbeatWorker(input: { readonly workerId: string; readonly width: number }): Promise<{ readonly live: number }>;
   removeWorker(workerId: string): Promise<{ readonly othersLive: number }>;
   timerShards(): Promise<readonly number[]>;
@@ -83,6 +85,9 @@ export interface DispatchStore {
   /** Unsent lifecycle records under the advisory lock; `acknowledge` removes those echoed. Null when another worker has the lock. */
   pendingLifecycle(limit: number): Promise<readonly (LifecycleRecord & { readonly id: string })[] | null>;
   acknowledgeLifecycle(ids: readonly string[]): Promise<void>;
-  /** Runs `work` under a transaction-free session guard: false when another worker holds the named turn. */
+  /**
+   * Runs `work` when the named turn is this worker's, else answers undefined. A turn stays with its worker for `holdSeconds`
+   * from its last call, so that a loop keeps it; a worker that vanished costs at most those.
+   */
   withTurn<T>(name: string, holdSeconds: number, workerId: string, work: () => Promise<T>): Promise<T | undefined>;
 }
