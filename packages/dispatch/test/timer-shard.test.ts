@@ -34,9 +34,11 @@ beforeAll(async () => {
   connection = await Connection.connect({ address });
   native = await NativeConnection.connect({ address });
   client = new Client({ connection });
-  const bundle = (name: string) =>
-    bundleWorkflowCode({ workflowsPath: fileURLToPath(new URL(`./fixtures/${name}.ts`, import.meta.url)), logger });
-  [sound, broken] = await Promise.all([bundle('workflows'), bundle('broken-workflows')]);
+  const bundle = (path: URL) => bundleWorkflowCode({ workflowsPath: fileURLToPath(path), logger });
+  [sound, broken] = await Promise.all([
+    bundle(new URL('./fixtures/workflows.ts', import.meta.url)),
+    bundle(new URL('./fixtures/broken-workflows.ts', import.meta.url)),
+  ]);
 });
 afterAll(async () => {
   await connection.close();
