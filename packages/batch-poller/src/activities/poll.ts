@@ -37,10 +37,7 @@ export async function poll(deps: BatchDeps, input: BatchPollerInput, context: St
     const writer = deps.snapshots.resultWriter(input.batchId, input.retryCounter, context.attempt);
     let done = 0;
     let askedSeconds = 0;
-    const ownJobs = new Set<SlotJob>();
-    const recheck = recheckFence(deps, running, stop.signal, () =>
-      deps.slots.withdraw((job) => ownJobs.has(job) && running.fenced.has((job as PollJob).triggerId)),
-    );
+    const recheck = recheckFence(deps, running, stop.signal);
     // One failure to write results stops the step: pages that cannot be saved must not be polled for.
     let broken: unknown;
     try {
@@ -113,7 +110,6 @@ export async function poll(deps: BatchDeps, input: BatchPollerInput, context: St
           for (let n = 0; n < taken; n += 1) settle();
         };
         signal.addEventListener('abort', drop, { once: true });
-        for (const job of jobs) ownJobs.add(job);
         deps.slots.push(jobs);
       });
     }
@@ -138,20 +134,15 @@ class PollJob implements SlotJob {
   }
 }
 
-/** Reads the fence every 5 s while polls remain to be started. */
-async function recheckFence(
-  deps: BatchDeps,
-  running: RunningStep,
-  stop: AbortSignal,
-  withdraw: () => void,
-): Promise<void> {
+/** Reads the fence every 5 s while polls remain to be started; a job of a fenced trigger gives its slot back at once. */
+async function recheckFence(deps: BatchDeps, running: RunningStep, stop: AbortSignal): Promise<void> {
   while (!stop.aborted && !running.signal.aborted) {
     try {
       await deps.clock.sleep(RECHECK_MS, AbortSignal.any([stop, running.signal]));
     } catch {
       return;
     }
-    await running.check().then(withdraw, (error: unknown) => {
+    await running.check().catch((error: unknown) => {
       deps.log.warn({ batchId: running.input.batchId, error: String(error) }, 'fence.check_failed');
     });
   }
