@@ -23,6 +23,7 @@ export interface EngineApiDeps {
 
 const PUBLIC = new Set(['/healthz', '/readyz']);
 const LIST_MAX = 500;
+const LOOPBACK = /^(127\.\d+\.\d+\.\d+|localhost|\[::1\])(:\d+)?$/;
 
 const digest = (text: string): Buffer => createHash('sha256').update(text).digest();
 
@@ -36,7 +37,16 @@ export function createEngineApi(deps: EngineApiDeps): FastifyInstance {
   const wanted = deps.key === undefined ? undefined : digest(`Bearer ${deps.key}`);
 
   app.addHook('onRequest', async (request, reply) => {
-    if (wanted === undefined || PUBLIC.has(request.routeOptions.url ?? '')) return;
+    if (PUBLIC.has(request.routeOptions.url ?? '')) return;
+    if (wanted === undefined) {
+      // Without a key the loopback interface is the only guard, and a browser's page can reach it too.
+      if (request.headers.origin === undefined && LOOPBACK.test(request.headers.host ?? '')) return;
+      await reply
+        .code(403)
+        .type('application/problem+json')
+        .send(problem(403, 'Forbidden', 'Set ENGINE_KEY to use the engine from elsewhere.'));
+      return;
+    }
     if (timingSafeEqual(digest(request.headers.authorization ?? ''), wanted)) return;
     await reply
       .code(401)
@@ -44,7 +54,8 @@ export function createEngineApi(deps: EngineApiDeps): FastifyInstance {
       .send(problem(401, 'Unauthorized', 'Send ENGINE_KEY as a bearer key.'));
   });
   app.setErrorHandler(async (error, _request, reply) => {
-    const status = (error as { statusCode?: number }).statusCode ?? 500;
+    const invalid = error instanceof Error && error.name === 'ZodError';
+    const status = invalid ? 400 : ((error as { statusCode?: number }).statusCode ?? 500);
     const detail =
       status < 500 && error instanceof Error ? error.message : 'The engine could not answer; its log says why.';
     await reply
@@ -82,7 +93,10 @@ export function createEngineApi(deps: EngineApiDeps): FastifyInstance {
   });
   app.get('/fleet', async (request) => deps.figures((request.query as { since?: string }).since));
   app.get('/shards', async () => ({ items: await db.shards() }));
-  app.get('/batches', async () => ({ items: await db.batches(LIST_MAX) }));
+  app.get('/batches', async (request) => {
+    const { limit, ended } = request.query as { limit?: string; ended?: string };
+    return { items: await db.batches(Math.min(LIST_MAX, Number(limit) || LIST_MAX), ended === 'true') };
+  });
   app.get('/dead-letters', async () => ({ items: await db.deadLetters(LIST_MAX) }));
   app.get('/doctor', async () => {
     const report = await db.liveness();

@@ -27,16 +27,19 @@ export interface Figures {
 export async function figuresOf(deps: {
   readonly db: WorkerDb;
   readonly metrics: TelemetryMetrics;
-  readonly feedAtEnd: () => boolean;
+  readonly feedAtEnd: () => Promise<boolean>;
   readonly widthInUse: () => number;
+  /** When the process started, RFC 3339. */
+  readonly startedAt: string;
   readonly since?: string;
 }): Promise<Figures> {
-  const fleet = await deps.db.fleet();
+  const fleet = await deps.db.fleet(deps.since ?? deps.startedAt);
+  const parked = (fleet.codes['broadcast.unavailable'] ?? 0) + (fleet.codes['broadcast.misconfigured'] ?? 0);
   const snapshot = deps.metrics.snapshot();
   const planned = fleet.unclaimedBatches > 0 ? { planned: fleet.unclaimedBatches } : {};
   return {
     now: fleet.now,
-    feedAtEnd: deps.feedAtEnd(),
+    feedAtEnd: await deps.feedAtEnd(),
     triggers: fleet.polled,
     due: fleet.due,
     oldestDueSeconds: fleet.oldestDueSeconds,
@@ -48,7 +51,7 @@ export async function figuresOf(deps: {
     eventsFound: totalOf(snapshot, 'polling.poll.events_found'),
     eventsDelivered: totalOf(snapshot, 'polling.broadcast.events_delivered'),
     primed: totalOf(snapshot, 'polling.poll.primed'),
-    undelivered: fleet.held + fleet.deadLetters,
+    undelivered: fleet.held + fleet.deadLetters + parked,
     pending: deps.since === undefined ? null : await deps.db.pending(deps.since),
     workers: fleet.workers,
     braked: fleet.braked,

@@ -3,10 +3,12 @@
  *
  * PostgreSQL or Temporal gone for a while: the process stays, not ready, and goes on by itself.
  */
+import { createServer } from 'node:net';
 import { hostname } from 'node:os';
 import { fileURLToPath } from 'node:url';
 import {
   type BatchDeps,
+  commitBatch,
   createBatchActivities,
   createLocalKeyFile,
   createLocalKeys,
@@ -57,6 +59,8 @@ export interface WorkerInput {
 
 export interface RunningWorker {
   readonly addresses: Readonly<Record<string, string>>;
+  /** The Temporal SDK's own exposition. */
+  readonly metricsSources: readonly (() => Promise<string>)[];
   /** Rejects when a queue's restart budget is spent. */
   readonly failed: Promise<never>;
   /** Drains: hands batches over, or finishes them when nobody else can. */
@@ -64,18 +68,26 @@ export interface RunningWorker {
 }
 
 const POLL_STEPS = 16;
-const DRAIN_MS = 50_000;
+const DRAIN_MS = 40_000;
+/** How long a batch may go on by itself before a drain without a successor commits it. */
+const OWN_END_MS = 10_000;
+const GRACE_MS = 5_000;
+const FORCE_MS = 10_000;
+const SNAPSHOT_DAYS_MS = 7 * 86_400_000;
 const FUNCTION_SLACK_S = 5;
 
 export async function startWorker({ config, log, metrics, migrate }: WorkerInput): Promise<RunningWorker> {
-  installTemporalRuntime({ log });
+  const sdkMetrics = `127.0.0.1:${await freePort()}`;
+  installTemporalRuntime({ log, metricsAddress: sdkMetrics });
+  const startedAt = new Date(clock.now()).toISOString();
   const workerId = `${hostname()}:${process.pid}:${uuidv7(clock, rng)}`;
   const db = await openWorkerDb({
     url: required(config.workerdbUrl, 'WORKERDB_URL').reveal(),
     migrate,
     tickSeconds: config.dispatchTickMs / 1000,
   });
-  const objects = guardStore(createObjectStore(config.objectStore), clock, metrics);
+  const store = createObjectStore(config.objectStore);
+  const objects = guardStore(store, clock, metrics);
   await objects.probe();
   const controlPlane = createControlPlane({
     url: required(config.controlPlaneUrl, 'CONTROL_PLANE_URL'),
@@ -136,8 +148,9 @@ export async function startWorker({ config, log, metrics, migrate }: WorkerInput
     log,
     metrics,
     onFatal: (error) => failure.reject(error),
+    graceMs: GRACE_MS,
+    forceMs: FORCE_MS,
   });
-  const feed = watchFeed(controlPlane);
   const loops = await startLoops();
   await startQueues(host);
   const api = createEngineApi({
@@ -147,7 +160,8 @@ export async function startWorker({ config, log, metrics, migrate }: WorkerInput
       figuresOf({
         db,
         metrics,
-        feedAtEnd: feed.atEnd,
+        startedAt,
+        feedAtEnd: () => feedAtEnd(controlPlane, db),
         widthInUse: () => slots.inUse,
         ...(since === undefined ? {} : { since }),
       }),
@@ -174,21 +188,21 @@ export async function startWorker({ config, log, metrics, migrate }: WorkerInput
     await db.heartbeatWorker({ workerId, width: slots.width });
     const all = [
       heartbeat,
-      createFeedReader({ ...shared, controlPlane: feed.controlPlane, timers: arms('feed') }),
+      createFeedReader({ ...shared, controlPlane, timers: arms('feed') }),
       createLifecycleSender({ ...shared, controlPlane }),
       createLivenessLoop({ ...shared, client, timers: arms('start'), endBatch: (batchId) => db.end(batchId) }),
       createLoop({
-        name: 'poll_log_days',
+        name: 'housekeeping',
         clock,
         log,
         everyMs: 3_600_000,
         round: async () => {
           await db.sql`select poll_log_days(7, 30)`;
+          await store.sweep?.(SNAPSHOT_DAYS_MS, clock);
           return undefined;
         },
       }),
     ];
-    await feed.look(db);
     for (const loop of all) loop.start();
     return all;
   }
@@ -251,7 +265,14 @@ export async function startWorker({ config, log, metrics, migrate }: WorkerInput
     draining.abort(new Error('the worker drains'));
     await Promise.all(loops.map((loop) => loop.stop()));
     if (othersLive === 0) {
-      while (clock.monotonic() - started < DRAIN_MS && (await openBatches(db)) > 0) await clock.sleep(200);
+      let open = await openBatches(db);
+      while (clock.monotonic() - started < DRAIN_MS && open !== 0) {
+        // A batch that waits out a hop's back-off would outlive this process: it is committed by force here and now.
+        if (clock.monotonic() - started > OWN_END_MS)
+          await commitByForce({ ...deps, store: db, leaseSeconds: config.leaseTtlMs / 1000 });
+        await clock.sleep(200);
+        open = await openBatches(db);
+      }
     }
     await host.stopAll();
     await api.close();
@@ -265,6 +286,7 @@ export async function startWorker({ config, log, metrics, migrate }: WorkerInput
 
   return {
     addresses: { engine },
+    metricsSources: [async () => await (await fetch(`http://${sdkMetrics}/metrics`)).text()],
     failed: failure.promise,
     stop: () => {
       stopping ??= drain();
@@ -289,10 +311,11 @@ async function ownKey(config: Config): Promise<string> {
   return `file:${path}`;
 }
 
-async function openBatches(db: WorkerDb): Promise<number> {
+/** Undefined while workerdb does not answer. */
+async function openBatches(db: WorkerDb): Promise<number | undefined> {
   return db.fleet().then(
     (fleet) => fleet.openBatches,
-    () => 0,
+    () => undefined,
   );
 }
 
@@ -341,30 +364,35 @@ function deployment(config: Config) {
   return { activities: options('PINNED'), batch: options('PINNED'), timer: options('AUTO_UPGRADE') };
 }
 
-/** Knows whether the feed has been read to its end: the page before this read was the last one, and it is applied. */
-function watchFeed(controlPlane: ControlPlane): {
-  readonly controlPlane: Pick<ControlPlane, 'readChanges'>;
-  readonly atEnd: () => boolean;
-  readonly look: (db: WorkerDb) => Promise<void>;
-} {
-  let atEnd = false;
-  let lastWasEnd = false;
-  return {
-    atEnd: () => atEnd,
-    async look(db) {
-      const answer = await controlPlane.readChanges({ after: await db.feedCursor(), limit: 1, waitSeconds: 0 });
-      atEnd = answer.kind === 'page' && answer.changes.length === 0;
-      lastWasEnd = atEnd;
-    },
-    controlPlane: {
-      async readChanges(input) {
-        // Reading on means that the page before has been applied.
-        atEnd = lastWasEnd;
-        const answer = await controlPlane.readChanges(input);
-        lastWasEnd = answer.kind === 'page' && !answer.more;
-        if (answer.kind === 'page' && answer.changes.length > 0) atEnd = false;
-        return answer;
-      },
-    },
-  };
+/** Whether the feed has nothing after the cursor that is applied. */
+async function feedAtEnd(controlPlane: ControlPlane, db: WorkerDb): Promise<boolean> {
+  const answer = await controlPlane.readChanges({ after: await db.feedCursor(), limit: 1, waitSeconds: 0 });
+  return answer.kind === 'page' && answer.changes.length === 0;
+}
+
+/** Commits every open batch with what it has; fenced like any commit, so a step that still runs loses nothing by it. */
+async function commitByForce(
+  deps: BatchDeps & { readonly store: WorkerDb; readonly leaseSeconds: number },
+): Promise<void> {
+  for (const batch of await deps.store.batches(100, false)) {
+    const context = { attempt: 1, signal: new AbortController().signal, heartbeat: () => {} };
+    const policy = { maxRetryCounter: 0, leaseSeconds: deps.leaseSeconds };
+    const { batchId, timerShard, planned: size, hop: retryCounter } = batch;
+    await commitBatch(
+      deps,
+      { batchId, timerShard, size, retryCounter, policy, force: true, askedSeconds: 0 },
+      context,
+    ).catch((error: unknown) => {
+      deps.log.warn({ batchId, error: String(error) }, 'drain.commit_failed');
+    });
+  }
+}
+
+async function freePort(): Promise<number> {
+  const server = createServer();
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+  const address = server.address();
+  await new Promise((resolve) => server.close(resolve));
+  if (address === null || typeof address === 'string') throw new Error('no free port on 127.0.0.1');
+  return address.port;
 }

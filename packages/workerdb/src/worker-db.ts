@@ -50,8 +50,9 @@ export interface WorkerDbOptions {
 
 export interface WorkerDb extends BatchStore, DispatchStore {
   shards(): Promise<readonly ShardView[]>;
-  batches(limit: number): Promise<readonly BatchView[]>;
-  fleet(): Promise<FleetView>;
+  batches(limit: number, ended: boolean): Promise<readonly BatchView[]>;
+  /** `since`: RFC 3339; dead letters are counted from there. */
+  fleet(since?: string): Promise<FleetView>;
   pending(since: string): Promise<number>;
   trigger(triggerId: string): Promise<TriggerView | undefined>;
   timeline(triggerId: string, limit: number): Promise<readonly TimelineLine[]>;
@@ -128,8 +129,8 @@ export async function openWorkerDb(options: WorkerDbOptions): Promise<WorkerDb> 
     withTurn: async (name, holdSeconds, workerId, work) =>
       (await takeTurn(sql, name, workerId, holdSeconds)) ? await work() : undefined,
     shards: () => viewShards(sql),
-    batches: (limit) => viewBatches(sql, limit),
-    fleet: () => viewFleet(sql),
+    batches: (limit, ended) => viewBatches(sql, limit, ended),
+    fleet: (since = '-infinity') => viewFleet(sql, since),
     pending: (since) => countPending(sql, since),
     trigger: (triggerId) => viewTrigger(sql, storageShardOf(triggerId), triggerId),
     timeline: (triggerId, limit) => viewTimeline(sql, triggerId, limit),

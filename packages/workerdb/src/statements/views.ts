@@ -3,7 +3,9 @@ import type { Sql } from 'postgres';
 
 export interface ShardView {
   readonly timerShard: number;
-  readonly serves: readonly number[];
+  readonly storageShards: readonly number[];
+  /** Rows due now and not leased. */
+  readonly due: number;
   readonly wakeAt: string | null;
   readonly tickedAt: string | null;
   readonly backoffUntil: string | null;
@@ -11,8 +13,14 @@ export interface ShardView {
 
 export async function viewShards(sql: Sql): Promise<readonly ShardView[]> {
   return await sql.unsafe<ShardView[]>(
-    `select timer_shard as "timerShard", serves, ticked_at::text as "tickedAt", backoff_until::text as "backoffUntil",
-       case when isfinite(wake_at) then wake_at::text end as "wakeAt" from timer_shards order by 1`,
+    `with live as materialized (select batch_no from batches where ended_at is null and expires_at > statement_timestamp())
+     select t.timer_shard as "timerShard", t.serves as "storageShards", t.ticked_at::text as "tickedAt", t.backoff_until::text as "backoffUntil",
+       case when isfinite(t.wake_at) then t.wake_at::text end as "wakeAt",
+       (select count(*)::int from unnest(t.serves) as s(shard) cross join lateral (
+         select from polling_trigger_runs r where r.shard = s.shard and r.enabled and r.owner = 'v' and (r.halted_code is null or r.halted_probe)
+           and r.next_poll_at <= statement_timestamp() and (r.lease_owner is null or r.lease_owner <> all (array(select batch_no from live)))
+         offset 0) x) as due
+     from timer_shards t order by 1`,
   );
 }
 
@@ -29,11 +37,11 @@ export interface BatchView {
   readonly endedAt: string | null;
 }
 
-export async function viewBatches(sql: Sql, limit: number): Promise<readonly BatchView[]> {
+export async function viewBatches(sql: Sql, limit: number, ended: boolean): Promise<readonly BatchView[]> {
   return await sql.unsafe<BatchView[]>(
     `select batch_id as "batchId", timer_shard as "timerShard", step, hop, planned, entries, open, started_at::text as "startedAt",
-       expires_at::text as "expiresAt", ended_at::text as "endedAt" from batches order by (ended_at is null) desc, batch_no desc limit $1`,
-    [limit],
+       expires_at::text as "expiresAt", ended_at::text as "endedAt" from batches where $2 or ended_at is null order by (ended_at is null) desc, batch_no desc limit $1`,
+    [limit, ended],
   );
 }
 
@@ -49,6 +57,7 @@ export interface FleetView {
   readonly halted: number;
   readonly primed: number;
   readonly held: number;
+  /** Since the instant asked for. */
   readonly deadLetters: number;
   readonly openBatches: number;
   readonly unclaimedBatches: number;
@@ -59,8 +68,9 @@ export interface FleetView {
 }
 
 /** One scan of the hot table; for pages and the once-run, not for a hot path. */
-export async function viewFleet(sql: Sql): Promise<FleetView> {
-  const [row] = await sql.unsafe<FleetView[]>(`
+export async function viewFleet(sql: Sql, since: string): Promise<FleetView> {
+  const [row] = await sql.unsafe<FleetView[]>(
+    `
     with live as materialized (select batch_no, step from batches where ended_at is null and expires_at > statement_timestamp()),
     r as materialized (
       select t.enabled and t.owner = 'v' and t.halted_code is null as polled, t.next_poll_at, t.halted_code, t.primed, t.last_code,
@@ -69,7 +79,7 @@ export async function viewFleet(sql: Sql): Promise<FleetView> {
       count(*) filter (where polled and next_poll_at <= statement_timestamp() and leased is not true)::int as due,
       coalesce(greatest(0, extract(epoch from statement_timestamp() - min(next_poll_at) filter (where polled and leased is not true))), 0)::float8 as "oldestDueSeconds",
       count(halted_code)::int as halted, count(*) filter (where primed)::int as primed,
-      (select count(*)::int from held_events) as held, (select count(*)::int from dead_letters) as "deadLetters",
+      (select count(*)::int from held_events) as held, (select count(*)::int from dead_letters where at >= $1::timestamptz) as "deadLetters",
       (select count(*)::int from live) as "openBatches",
       (select count(*)::int from batches where ended_at is null and claimed_at is null and started_at > statement_timestamp() - interval '60 s') as "unclaimedBatches",
       (select count(*)::int from workers where seen_at > statement_timestamp() - interval '45 s') as workers,
@@ -79,7 +89,9 @@ export async function viewFleet(sql: Sql): Promise<FleetView> {
       (select coalesce(jsonb_object_agg(step, n), '{}') from (select step, count(*) as n from live group by 1) x) as batches,
       (select coalesce(jsonb_object_agg(c.code, n), '{}') from (select last_code, count(*) as n from r where last_code is not null group by 1) x
         join codes c on c.no = x.last_code) as codes
-    from r`);
+    from r`,
+    [since],
+  );
   return row as FleetView;
 }
 
@@ -134,6 +146,10 @@ export async function viewTrigger(sql: Sql, shard: number, triggerId: string): P
 
 export interface TimelineLine {
   readonly at: string;
+  /** polled, halted, released, failed. */
+  readonly what: string;
+  /** One sentence for people. */
+  readonly detail: string;
   readonly code: string;
   readonly outcome: string;
   readonly events: number;
@@ -145,13 +161,32 @@ export interface TimelineLine {
   readonly quietSince: string | null;
 }
 
+type LogRow = Omit<TimelineLine, 'what' | 'detail'>;
+
 export async function viewTimeline(sql: Sql, triggerId: string, limit: number): Promise<readonly TimelineLine[]> {
-  return await sql.unsafe<TimelineLine[]>(
+  const rows = await sql.unsafe<LogRow[]>(
     `select l.at::text as at, coalesce(c.code, l.code::text) as code, l.outcome, l.events, l.deduplicated, l.poll_ms as "pollMs", l.reason,
        l.quiet_polls as "quietPolls", l.quiet_since::text as "quietSince"
      from poll_log l left join codes c on c.no = l.code where l.trigger_id = $1 order by l.at desc limit $2`,
     [triggerId, limit],
   );
+  return rows.map((row) => ({ ...row, what: WHAT[row.outcome] ?? row.outcome, detail: detailOf(row) }));
+}
+
+const WHAT: Readonly<Record<string, string>> = {
+  success: 'polled',
+  more: 'polled',
+  backoff: 'failed',
+  rate_limited: 'failed',
+  release: 'released',
+  halt: 'halted',
+};
+
+function detailOf(row: LogRow): string {
+  const parts = [`found ${row.events}, deduplicated ${row.deduplicated}`];
+  if (row.quietPolls > 0) parts.push(`${row.quietPolls} empty polls from ${row.quietSince} to ${row.at}`);
+  if (row.reason !== null && row.reason !== '') parts.push(row.reason);
+  return parts.join('; ');
 }
 
 export interface DeadLetterView {
@@ -175,7 +210,8 @@ export async function viewDeadLetters(sql: Sql, limit: number): Promise<readonly
 export async function countPending(sql: Sql, since: string): Promise<number> {
   const [row] = await sql.unsafe<{ n: number }[]>(
     `select count(*)::int as n from polling_trigger_runs
-     where enabled and owner = 'v' and halted_code is null and coalesce(last_polled_at, '-infinity') < $1::timestamptz`,
+     where enabled and owner = 'v' and halted_code is null and coalesce(last_polled_at, '-infinity') < $1::timestamptz
+       and not exists (select from poll_log l where l.trigger_id = polling_trigger_runs.trigger_id and l.at >= $1::timestamptz)`,
     [since],
   );
   return row?.n ?? 0;

@@ -17,7 +17,8 @@ export async function heartbeat(sql: Sql, workerId: string, width: number): Prom
 
 export async function leave(sql: Sql, workerId: string): Promise<{ othersLive: number }> {
   const [row] = await sql.unsafe<{ others: number }[]>(
-    `with me as (delete from workers where worker_id = $1)
+    `with me as (delete from workers where worker_id = $1),
+     mine as (delete from turns where worker_id = $1)
      select count(*)::int as others from workers where worker_id <> $1 and seen_at > statement_timestamp() - interval '45 s'`,
     [workerId],
     { prepare: true },
