@@ -1,130 +1,67 @@
 /**
- * Collects result lines of one poll-step attempt into immutable objects: every 1,000 records, 8 MiB of text or 2 s.
+ * Collects result records and stores them as immutable objects: every 1,000 records, 8 MiB of text, or 2 s.
  *
- * One flush at a time, in order. A flush that fails keeps its lines; the failure is thrown once, by whichever of
- * `append`, `flush` and `close` comes next, and the next flush tries the same object again.
+ * Appending is synchronous and cheap; it waits only when more than 16 MiB are not stored yet. A failure to store surfaces
+ * at the next append and at close: pages that cannot be saved must not be polled for.
  */
-import type { Clock } from '@milkrun/core';
-import type { SealedObjects, Segment } from './objects.ts';
+import type { ResultRecord } from './records.ts';
 
 export interface ResultWriter {
-  /**
-   * Takes one record as JSON text. Answers a promise only when more than 16 MiB wait to be written: await it before
-   * the next poll. Throws an earlier flush's failure; the record is kept nevertheless.
-   */
-  append(line: string): Promise<void> | undefined;
-  /** Resolves once everything appended so far is durable. */
-  flush(): Promise<void>;
-  /** Flushes, stops the timer and takes no more. Call it in `finally`; after a failure it may be called again. */
+  /** Undefined, or a promise to wait for when too much is waiting. Throws what storing threw. */
+  append(record: ResultRecord): Promise<void> | undefined;
+  /** Stores what is left and waits for everything. Throws what storing threw. */
   close(): Promise<void>;
 }
 
-export interface ResultWriterOptions {
-  readonly sealed: SealedObjects;
-  readonly clock: Clock;
-  readonly batchId: string;
-  readonly hop: number;
-  readonly attempt: number;
-}
+type Store = (records: readonly ResultRecord[], lines: readonly string[]) => Promise<void>;
 
-const FLUSH_RECORDS = 1_000;
-const FLUSH_BYTES = 8 * 1024 * 1024;
+const RECORDS_MAX = 1_000;
+const TEXT_MAX = 8 * 1024 * 1024;
+const WAITING_TEXT_MAX = 16 * 1024 * 1024;
 const FLUSH_MS = 2_000;
-const WAITING_BYTES_MAX = 16 * 1024 * 1024;
 
-export function createResultWriter({ sealed, clock, batchId, hop, attempt }: ResultWriterOptions): ResultWriter {
+export function createResultWriter(store: Store): ResultWriter {
+  let records: ResultRecord[] = [];
   let lines: string[] = [];
-  let lineBytes = 0;
-  const queue: (Segment & { readonly bytes: number })[] = [];
-  let waitingBytes = 0;
-  let n = 0;
-  let running: Promise<void> | undefined;
+  let text = 0;
+  let waiting = 0;
+  let timer: NodeJS.Timeout | undefined;
   let failure: { readonly error: unknown } | undefined;
-  let timer: AbortController | undefined;
-  let closed = false;
+  /** Flushes follow one another: names are numbered in the order of their records. */
+  let tail: Promise<void> = Promise.resolve();
 
-  function cut(): void {
-    timer?.abort();
+  function flush(): Promise<void> {
+    clearTimeout(timer);
     timer = undefined;
-    if (lines.length === 0) return;
-    queue.push({ lines, bytes: lineBytes });
-    lines = [];
-    lineBytes = 0;
-  }
-
-  /** Writes the queue to its end; never rejects, a failure is kept for the caller. */
-  function drain(): Promise<void> {
-    running ??= writeQueue().finally(() => {
-      running = undefined;
-    });
-    return running;
-  }
-
-  async function writeQueue(): Promise<void> {
-    try {
-      for (let next = queue[0]; next !== undefined; next = queue[0]) {
-        n = 1 + (await sealed.writeSegment(batchId, 'results', { hop, attempt, n }, next));
-        queue.shift();
-        waitingBytes -= next.bytes;
-      }
-    } catch (error) {
-      failure = { error };
-    }
-  }
-
-  function throwFailure(): void {
-    const failed = failure;
-    failure = undefined;
-    if (failed !== undefined) throw failed.error;
-  }
-
-  async function drained(): Promise<void> {
-    await drain();
-    throwFailure();
-  }
-
-  async function flush(): Promise<void> {
-    cut();
-    while (queue.length > 0) {
-      failure = undefined;
-      await drained();
-    }
-  }
-
-  function startTimer(): void {
-    const started = new AbortController();
-    timer = started;
-    clock.sleep(FLUSH_MS, started.signal).then(
-      () => {
-        if (timer !== started) return;
-        cut();
-        void drain();
-      },
-      // Cut before its time.
-      () => {},
-    );
+    if (records.length === 0) return tail;
+    const [batch, batchLines, batchText] = [records, lines, text];
+    [records, lines, text] = [[], [], 0];
+    tail = tail
+      .then(() => (failure === undefined ? store(batch, batchLines) : undefined))
+      .catch((error: unknown) => {
+        failure ??= { error };
+      })
+      .finally(() => {
+        waiting -= batchText;
+      });
+    return tail;
   }
 
   return {
-    append(line) {
-      if (closed) throw new Error(`the result writer of ${batchId}, hop ${hop}, attempt ${attempt} is closed`);
-      const bytes = Buffer.byteLength(line) + 1;
+    append(record) {
+      if (failure !== undefined) throw failure.error;
+      const line = JSON.stringify(record);
+      records.push(record);
       lines.push(line);
-      lineBytes += bytes;
-      waitingBytes += bytes;
-      if (lines.length >= FLUSH_RECORDS || lineBytes >= FLUSH_BYTES) {
-        cut();
-        void drain();
-      } else if (timer === undefined) {
-        startTimer();
-      }
-      throwFailure();
-      return waitingBytes > WAITING_BYTES_MAX ? drained() : undefined;
+      text += line.length;
+      waiting += line.length;
+      if (records.length >= RECORDS_MAX || text >= TEXT_MAX) void flush();
+      else timer ??= setTimeout(flush, FLUSH_MS);
+      return waiting > WAITING_TEXT_MAX ? flush() : undefined;
     },
-    flush,
     async close() {
-      closed = true;
       await flush();
+      if (failure !== undefined) throw failure.error;
     },
   };
 }
