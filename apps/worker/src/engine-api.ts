@@ -4,7 +4,7 @@
  */
 import { createHash, timingSafeEqual } from 'node:crypto';
 import { parsePush } from '@milkrun/control-plane';
-import { type FeedChange, type FeedPageResult, isUuid, nearest, OTHER_CODES, VERDICTS } from '@milkrun/core';
+import { type FeedChange, type FeedPageResult, isUuid, type Log, nearest, OTHER_CODES, VERDICTS } from '@milkrun/core';
 import type { WorkerDb } from '@milkrun/workerdb';
 import fastify, { type FastifyInstance } from 'fastify';
 import type { Figures } from './figures.ts';
@@ -17,6 +17,7 @@ export interface EngineApiDeps {
   /** Signals every timer shard: something was made due. */
   readonly armAll: () => Promise<void>;
   readonly testTrigger: (triggerId: string) => Promise<object | undefined>;
+  readonly log: Log;
   readonly ready: () => boolean;
   readonly healthy: () => boolean;
 }
@@ -53,9 +54,10 @@ export function createEngineApi(deps: EngineApiDeps): FastifyInstance {
       .type('application/problem+json')
       .send(problem(401, 'Unauthorized', 'Send ENGINE_KEY as a bearer key.'));
   });
-  app.setErrorHandler(async (error, _request, reply) => {
+  app.setErrorHandler(async (error, request, reply) => {
     const invalid = error instanceof Error && error.name === 'ZodError';
     const status = invalid ? 400 : ((error as { statusCode?: number }).statusCode ?? 500);
+    if (status >= 500) deps.log.error({ route: request.routeOptions.url, error: String(error) }, 'engine_api.failed');
     const detail =
       status < 500 && error instanceof Error ? error.message : 'The engine could not answer; its log says why.';
     await reply

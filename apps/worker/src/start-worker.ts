@@ -155,6 +155,7 @@ export async function startWorker({ config, log, metrics, migrate }: WorkerInput
   await startQueues(host);
   const api = createEngineApi({
     db,
+    log,
     key: config.engineKey?.reveal(),
     figures: (since) =>
       figuresOf({

@@ -135,9 +135,9 @@ export async function openWorkerDb(options: WorkerDbOptions): Promise<WorkerDb> 
     trigger: (triggerId) => viewTrigger(sql, storageShardOf(triggerId), triggerId),
     timeline: (triggerId, limit) => viewTimeline(sql, triggerId, limit),
     deadLetters: (limit) => viewDeadLetters(sql, limit),
-    pollAllNow: (actor) => makeAllDue(sql, actor),
-    pollNow: (actor, triggerId) => makeDue(sql, actor, storageShardOf(triggerId), triggerId),
-    clearHalts: (actor, code) => clearHalts(sql, actor, codeNumberOf(code), code),
+    pollAllNow: (actor) => retried(() => makeAllDue(sql, actor)),
+    pollNow: (actor, triggerId) => retried(() => makeDue(sql, actor, storageShardOf(triggerId), triggerId)),
+    clearHalts: (actor, code) => retried(() => clearHalts(sql, actor, codeNumberOf(code), code)),
     ping: async () => {
       await sql.unsafe('select 1');
     },

@@ -79,7 +79,7 @@ export async function viewFleet(sql: Sql, since: string): Promise<FleetView> {
       count(*) filter (where polled and next_poll_at <= statement_timestamp() and leased is not true)::int as due,
       coalesce(greatest(0, extract(epoch from statement_timestamp() - min(next_poll_at) filter (where polled and leased is not true))), 0)::float8 as "oldestDueSeconds",
       count(halted_code)::int as halted, count(*) filter (where primed)::int as primed,
-      (select count(*)::int from held_events) as held, (select count(*)::int from dead_letters where at >= $1::timestamptz) as "deadLetters",
+      (select count(*)::int from held_events) as held, (select count(*)::int from dead_letters where at >= $1::text::timestamptz) as "deadLetters",
       (select count(*)::int from live) as "openBatches",
       (select count(*)::int from batches where ended_at is null and claimed_at is null and started_at > statement_timestamp() - interval '60 s') as "unclaimedBatches",
       (select count(*)::int from workers where seen_at > statement_timestamp() - interval '45 s') as workers,
@@ -210,8 +210,8 @@ export async function viewDeadLetters(sql: Sql, limit: number): Promise<readonly
 export async function countPending(sql: Sql, since: string): Promise<number> {
   const [row] = await sql.unsafe<{ n: number }[]>(
     `select count(*)::int as n from polling_trigger_runs
-     where enabled and owner = 'v' and halted_code is null and coalesce(last_polled_at, '-infinity') < $1::timestamptz
-       and not exists (select from poll_log l where l.trigger_id = polling_trigger_runs.trigger_id and l.at >= $1::timestamptz)`,
+     where enabled and owner = 'v' and halted_code is null and coalesce(last_polled_at, '-infinity') < $1::text::timestamptz
+       and not exists (select from poll_log l where l.trigger_id = polling_trigger_runs.trigger_id and l.at >= $1::text::timestamptz)`,
     [since],
   );
   return row?.n ?? 0;
