@@ -116,7 +116,8 @@ export async function startWorker({ config, log, metrics, migrate }: WorkerInput
   const keys = createLocalKeys(config.blobKey?.reveal() ?? (await ownKey(config)));
   const draining = new AbortController();
   let othersLive = 1;
-  const connection = await connected(config, log);
+  // Lazy: with Temporal away the process stays, not ready, and goes on by itself.
+  const connection = Connection.lazy(config.temporal.connectionOptions as object);
   const client = new Client({ connection, namespace: config.temporal.namespace });
   const arms = (by: 'commit' | 'feed' | 'verb' | 'start') => createTimerManager({ client, log, metrics, by });
   const deps: BatchDeps = {
@@ -151,8 +152,6 @@ export async function startWorker({ config, log, metrics, migrate }: WorkerInput
     graceMs: GRACE_MS,
     forceMs: FORCE_MS,
   });
-  const loops = await startLoops();
-  await startQueues(host);
   const api = createEngineApi({
     db,
     log,
@@ -173,6 +172,8 @@ export async function startWorker({ config, log, metrics, migrate }: WorkerInput
     healthy: () => host.healthy(),
   });
   const engine = await api.listen({ host: config.engineHost, port: config.enginePort });
+  const loops = await startLoops();
+  await startQueues(host);
 
   async function startLoops(): Promise<Loop[]> {
     const shared = { store: db, clock, log, metrics, workerId };
@@ -318,18 +319,6 @@ async function openBatches(db: WorkerDb): Promise<number | undefined> {
     (fleet) => fleet.openBatches,
     () => undefined,
   );
-}
-
-/** The first connect is retried for as long as it takes. */
-async function connected(config: Config, log: Log): Promise<Connection> {
-  for (let failures = 0; ; failures += 1) {
-    try {
-      return await Connection.connect(config.temporal.connectionOptions as object);
-    } catch (error) {
-      log.warn({ failures, error: error instanceof Error ? error.message : String(error) }, 'temporal.connect_failed');
-      await clock.sleep(Math.min(30_000, 500 * 2 ** Math.min(failures, 6)));
-    }
-  }
 }
 
 async function refuseSlowFunction(
