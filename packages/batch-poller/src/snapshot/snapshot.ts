@@ -5,8 +5,18 @@
  * crash leaves whole objects behind, which the next attempt reads. What this process wrote or read stays decoded in a
  * bounded cache: objects never change, so a copy cannot be stale.
  */
-import type { ClaimedTrigger, KeyProvider, Log, Metrics, ObjectStore } from '@milkrun/core';
+import {
+  type ClaimedTrigger,
+  type KeyProvider,
+  type Log,
+  type Metrics,
+  type ObjectStore,
+  ObjectTooLarge,
+} from '@milkrun/core';
+import pLimit from 'p-limit';
+import { createDecodedCache } from './cache.ts';
 import { decodeLines, encodeLines } from './codec.ts';
+import { createDeliveredWriter, type DeliveredWriter } from './delivered-writer.ts';
 import { batchPrefixOf, comparePositions, ENTRIES, type ObjectPosition, objectNameOf, positionOf } from './names.ts';
 import {
   type AuthRecord,
@@ -20,11 +30,6 @@ import { createResultWriter, type ResultWriter } from './result-writer.ts';
 import { type Purpose, SnapshotUnreadable, seal, unseal } from './seal.ts';
 
 export type { ResultWriter } from './result-writer.ts';
-
-export interface DeliveredWriter {
-  /** Writes one object and returns when it is durable. */
-  record(records: readonly DeliveredRecord[]): Promise<void>;
-}
 
 export interface Snapshots {
   /** Writes the entries unless they are there already. */
@@ -58,25 +63,17 @@ export interface SnapshotsOptions {
   readonly log: Log;
 }
 
-/** Batches whose objects stay decoded: more than one process runs at once. */
-const CACHED_BATCHES_MAX = 48;
+/** Largest object read; a claim is cut at 8 MiB and a segment flushed there, so ours stay far below. */
+const OBJECT_BYTES_MAX = 128 * 1024 * 1024;
+const READS_AT_ONCE = 4;
+/** Names taken by an earlier run of the same attempt that a writer steps over before it calls that a fault. */
+const TAKEN_NAMES_MAX = 1_000;
 
 type Decoded = readonly object[];
 
 export function createSnapshots(options: SnapshotsOptions): Snapshots {
   const { objects, keys, metrics, log } = options;
-  const cache = new Map<string, Map<string, Decoded>>();
-
-  function cached(batchId: string): Map<string, Decoded> {
-    let found = cache.get(batchId);
-    if (found === undefined) {
-      found = new Map();
-      cache.set(batchId, found);
-      const oldest = cache.keys().next().value;
-      if (cache.size > CACHED_BATCHES_MAX && oldest !== undefined) cache.delete(oldest);
-    }
-    return found;
-  }
+  const cache = createDecodedCache();
 
   async function write(
     batchId: string,
@@ -89,7 +86,7 @@ export function createSnapshots(options: SnapshotsOptions): Snapshots {
     const done = await objects.putIfAbsent(batchPrefixOf(batchId) + object, body);
     metrics.count('polling.snapshot.puts', 1, { object: purpose });
     metrics.count('polling.snapshot.bytes', body.byteLength, { object: purpose });
-    if (done === 'created' && purpose !== 'auth') cached(batchId).set(object, records);
+    if (done === 'created' && purpose !== 'auth') cache.set(batchId, object, records, body.byteLength);
     return done;
   }
 
@@ -101,30 +98,47 @@ export function createSnapshots(options: SnapshotsOptions): Snapshots {
     records: Decoded,
     lines: () => Iterable<string>,
   ): Promise<number> {
-    for (let { n } = position; ; n += 1) {
+    for (let { n } = position; n < position.n + TAKEN_NAMES_MAX; n += 1) {
       if ((await write(batchId, objectNameOf(purpose, { ...position, n }), purpose, records, lines())) === 'created')
         return n;
     }
+    throw new Error(`all names from ${batchPrefixOf(batchId)}${objectNameOf(purpose, position)} on are taken`);
   }
 
   async function read(batchId: string, object: string, purpose: Purpose): Promise<Decoded | undefined> {
-    const known = cached(batchId).get(object);
+    const known = cache.get(batchId, object);
     if (known !== undefined) return known;
     const key = batchPrefixOf(batchId) + object;
-    const bytes = await objects.get(key);
-    if (bytes === undefined) return undefined;
-    let records: Decoded;
     try {
-      records = await decodeLines(await unseal(keys, { batchId, object, purpose }, key, bytes));
+      const bytes = await objects.get(key, OBJECT_BYTES_MAX);
+      if (bytes === undefined) return undefined;
+      const body = await unseal(keys, { batchId, object, purpose }, key, bytes);
+      const records = await decodeLines(body).catch((error: unknown) => {
+        throw new SnapshotUnreadable(key, String(error), { cause: error });
+      });
+      if (purpose !== 'auth') cache.set(batchId, object, records, bytes.byteLength);
+      return records;
     } catch (error) {
-      const unreadable =
-        error instanceof SnapshotUnreadable ? error : new SnapshotUnreadable(key, String(error), { cause: error });
-      metrics.count('polling.snapshot.unread');
-      log.error({ key, reason: unreadable.message }, 'snapshot.unreadable');
-      throw unreadable;
+      if (error instanceof ObjectTooLarge) throw report(new SnapshotUnreadable(key, error.message, { cause: error }));
+      if (error instanceof SnapshotUnreadable) throw report(error);
+      throw error;
     }
-    if (purpose !== 'auth') cached(batchId).set(object, records);
-    return records;
+  }
+
+  function report(unreadable: SnapshotUnreadable): SnapshotUnreadable {
+    metrics.count('polling.snapshot.unread');
+    log.error({ key: unreadable.key, reason: unreadable.message }, 'snapshot.unreadable');
+    return unreadable;
+  }
+
+  /** The records, or undefined for an object that is absent or can not be used. */
+  async function readIfUsable(batchId: string, object: string, purpose: Purpose): Promise<Decoded | undefined> {
+    try {
+      return await read(batchId, object, purpose);
+    } catch (error) {
+      if (error instanceof SnapshotUnreadable) return undefined;
+      throw error;
+    }
   }
 
   /** All objects of a purpose in their order; what cannot be opened is left out. */
@@ -138,17 +152,14 @@ export function createSnapshots(options: SnapshotsOptions): Snapshots {
       const name = key.slice(prefix.length);
       const position = positionOf(name);
       if (position !== undefined) names.push({ name, position });
+      else report(new SnapshotUnreadable(key, 'its name is none of ours'));
     }
     names.sort((a, b) => comparePositions(a.position, b.position));
+    const limit = pLimit(READS_AT_ONCE);
+    const contents = await Promise.all(names.map(({ name }) => limit(() => readIfUsable(batchId, name, purpose))));
     const all: Stored<T>[] = [];
-    for (const { name } of names) {
-      let records: Decoded | undefined;
-      try {
-        records = await read(batchId, name, purpose);
-      } catch (error) {
-        if (!(error instanceof SnapshotUnreadable)) throw error;
-      }
-      records?.forEach((record, line) => {
+    for (const [at, { name }] of names.entries()) {
+      contents[at]?.forEach((record, line) => {
         all.push({ record: record as T, at: { object: name, line } });
       });
     }
@@ -194,19 +205,12 @@ export function createSnapshots(options: SnapshotsOptions): Snapshots {
     readResults: (batchId) => readAll<ResultRecord>(batchId, 'results'),
     deliveredWriter(batchId, hop, attempt) {
       let n = 0;
-      return {
-        async record(records) {
-          // The number is taken before the wait: lanes record side by side.
-          const own = n;
-          n += 1;
-          await writeNext(batchId, 'delivered', { hop, attempt, n: own }, records, () => linesOf(records));
-        },
-      };
+      return createDeliveredWriter(async (records) => {
+        n = 1 + (await writeNext(batchId, 'delivered', { hop, attempt, n }, records, () => linesOf(records)));
+      });
     },
     readDelivered: (batchId) => readAll<DeliveredRecord>(batchId, 'delivered'),
-    forget: (batchId) => {
-      cache.delete(batchId);
-    },
+    forget: cache.forget,
   };
 }
 
