@@ -75,6 +75,8 @@ const GRACE_MS = 5_000;
 const FORCE_MS = 10_000;
 const SNAPSHOT_DAYS_MS = 7 * 86_400_000;
 const FUNCTION_SLACK_S = 5;
+/** Once a day the whole feed is read and compared: what a push lost, or a bug hid, comes to light. */
+const RESYNC_MS = 86_400_000;
 
 export async function startWorker({ config, log, metrics, migrate }: WorkerInput): Promise<RunningWorker> {
   const sdkMetrics = `127.0.0.1:${await freePort()}`;
@@ -190,7 +192,7 @@ export async function startWorker({ config, log, metrics, migrate }: WorkerInput
     await db.heartbeatWorker({ workerId, width: slots.width });
     const all = [
       heartbeat,
-      createFeedReader({ ...shared, controlPlane, timers: arms('feed') }),
+      createFeedReader({ ...shared, controlPlane, timers: arms('feed'), resyncEveryMs: RESYNC_MS }),
       createLifecycleSender({ ...shared, controlPlane }),
       createLivenessLoop({ ...shared, client, timers: arms('start'), endBatch: (batchId) => db.end(batchId) }),
       createLoop({

@@ -73,7 +73,11 @@ async function commitOnce(deps: BatchDeps, input: CommitStepInput, context: Step
       // Database first: a wake that is lost after this line costs a tick, never a poll. `already` arms too.
       if (result.arm || freed > 0) await deps.timers.arm(input.timerShard);
       report(deps, rows, result);
-      if (end) deps.snapshots.forget(input.batchId);
+      if (end) {
+        // The poll step deletes them when it ends well; a step that failed or drained has left them.
+        await deps.snapshots.deleteAuth(input.batchId);
+        deps.snapshots.forget(input.batchId);
+      }
       return { status: 'ok', done: result.committed, left: end ? 0 : open, askedSeconds: backoff };
     },
   );
