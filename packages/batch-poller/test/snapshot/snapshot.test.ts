@@ -1,14 +1,17 @@
 import { spawn } from 'node:child_process';
+import { createHash } from 'node:crypto';
 import { once } from 'node:events';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { ObjectStoreUnavailable } from '@milkrun/core';
+import { type Metrics, noLog, noMetrics, ObjectStoreUnavailable } from '@milkrun/core';
 import { createFsObjectStore } from '@milkrun/object-store';
 import { describe, expect, it } from 'vitest';
 import { createDecodedCache } from '../../src/snapshot/cache.ts';
+import { encodeLines } from '../../src/snapshot/codec.ts';
 import { createLocalKeys } from '../../src/snapshot/local-keys.ts';
 import { type AuthRecord, authKeyOf, type DeliveredRecord, type VerdictRecord } from '../../src/snapshot/records.ts';
+import { createSnapshots } from '../../src/snapshot/snapshot.ts';
 import { eventsOf, resultRecord, trigger } from '../factories.ts';
 import { at, BATCH, createHarness, keyText } from './harness.ts';
 
@@ -290,6 +293,50 @@ describe('verdicts and deliveries of a snapshot', () => {
     harness.objects.putIfAbsent = putIfAbsent;
     await writer.record([delivered(1)]);
     expect((await harness.fresh().readDelivered(BATCH)).map(({ record }) => record)).toEqual([delivered(1)]);
+  });
+});
+
+/** As random as the ids of real triggers, which do not compress. */
+const randomIdOf = (n: number): string => {
+  const hex = createHash('sha256').update(String(n)).digest('hex');
+  return [hex.slice(0, 8), hex.slice(8, 12), `4${hex.slice(13, 16)}`, `a${hex.slice(17, 20)}`, hex.slice(20, 32)].join(
+    '-',
+  );
+};
+
+describe('a batch of 5,000 with events on every tenth', () => {
+  it('costs at most 3.5 objects per 1,000 polls and 1.1 times one compressed entry and result each', async () => {
+    const written = { puts: 0, bytes: 0 };
+    const { objects, keys } = createHarness();
+    const metrics: Metrics = {
+      ...noMetrics,
+      count: (name, value = 1) => {
+        if (name === 'polling.snapshot.puts') written.puts += value;
+        if (name === 'polling.snapshot.bytes') written.bytes += value;
+      },
+    };
+    const snapshots = createSnapshots({ objects, keys, metrics, log: noLog });
+    const entries = Array.from({ length: 5_000 }, (_, n) =>
+      trigger({ triggerId: randomIdOf(n), connectionId: `connection-${n}`, config: `{"query":"${n}"}` }),
+    );
+    const results = entries.map(({ triggerId }, n) =>
+      resultRecord({ triggerId, cursorAfter: `"${n}"`, events: n % 10 === 0 ? eventsOf(`item ${n}`) : [] }),
+    );
+    await snapshots.writeEntries(BATCH, entries);
+    await snapshots.writeAuth(BATCH, 0, 1, [auth()]);
+    const writer = snapshots.resultWriter(BATCH, 0, 1);
+    for (const record of results) await writer.append(record);
+    await writer.close();
+    const deliveries = snapshots.deliveredWriter(BATCH, 0, 1);
+    const delivering = (await snapshots.readResults(BATCH)).filter(({ record }) => record.events.length > 0);
+    // Chunks hold up to 500 events: eight lanes have one each.
+    const laneOf = (lane: number) => delivering.flatMap((_, n) => (n % 8 === lane ? [delivered(n)] : []));
+    await Promise.all(Array.from({ length: 8 }, (_, lane) => deliveries.record(laneOf(lane))));
+    expect(delivering).toHaveLength(500);
+    expect(written.puts).toBeLessThanOrEqual(17);
+    const compressed = async (records: readonly object[]): Promise<number> =>
+      (await encodeLines(records.map((record) => JSON.stringify(record)))).byteLength;
+    expect(written.bytes / ((await compressed(entries)) + (await compressed(results)))).toBeLessThanOrEqual(1.1);
   });
 });
 
