@@ -16,7 +16,7 @@ const MAGIC = Buffer.from('MRSN1\n');
 const HEADER_BYTES_MAX = 4_096;
 const ALGORITHM = 'A256GCM';
 /** Raised when the meaning of a record changes. */
-export const SCHEMA = 1;
+const SCHEMA = 1;
 
 export type Purpose = 'entries' | 'auth' | 'verdicts' | 'results' | 'delivered';
 
