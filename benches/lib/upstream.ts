@@ -2,8 +2,9 @@
  * Stand-in for everything upstream, in a process of its own: the Invoke API with a chosen latency, `/conn/batch`, `/state`
  * and an empty change feed. Every contestant of a bench calls the same one.
  *
- * The path of an invocation names the profile: `fast` 20 ms, `slow` 200 ms, `tail` 95 % 20 ms, 4 % 200 ms, 1 % 1 s. One
- * poll in ten has an event when the name ends in `-events`.
+ * The path of an invocation names the profile: `fast` 20 ms, `slow` 200 ms, `tail` 95 % 20 ms, 4 % 200 ms, 1 % 1 s. With
+ * `-events` in the name one poll in ten has a new item, and the others give the cursor back as it came; with `-seen` each
+ * answer lists the same hundred items, and one in ten a new one besides.
  */
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
 
@@ -24,19 +25,24 @@ function answer(response: ServerResponse, body: Buffer): void {
   response.end(body);
 }
 
-function invoke(path: string, response: ServerResponse): void {
+function invoke(path: string, request: string, response: ServerResponse): void {
   polls += 1;
-  const number = polls;
-  const withEvent = path.includes('-events') && number % 10 === 0;
-  const body = withEvent
-    ? Buffer.from(
-        JSON.stringify({
-          events: [{ key: `item-${number}`, data: { number } }],
-          cursor: { after: number, page: 'x'.repeat(280) },
-        }),
-      )
-    : EMPTY;
+  const body = path.includes('-events') ? withEvents(polls, request) : path.includes('-seen') ? listing(polls) : EMPTY;
   setTimeout(() => answer(response, body), latencyOf(path));
+}
+
+function withEvents(number: number, request: string): Buffer {
+  const items = number % 10 === 0 ? [{ key: `item-${number}`, data: { number } }] : [];
+  const cursor = items.length === 0 ? json(request).cursor : { after: number, page: 'x'.repeat(280) };
+  return Buffer.from(JSON.stringify({ events: items, cursor }));
+}
+
+function listing(number: number): Buffer {
+  const items = Array.from({ length: 100 }, (_, n) => ({ key: `item-${n}`, data: { n } }));
+  if (number % 10 === 0) items.push({ key: `new-${number}`, data: { n: number } });
+  return Buffer.from(
+    JSON.stringify({ events: items, cursor: { after: '2026-01-01T00:00:00Z', page: 'x'.repeat(280) } }),
+  );
 }
 
 function json(body: string): Record<string, never> {
@@ -79,8 +85,11 @@ function collect(request: IncomingMessage, then: (body: string) => void): void {
 const server = createServer((request, response) => {
   const path = request.url ?? '';
   if (path.endsWith('/invocations')) {
-    request.resume();
-    request.on('end', () => invoke(path, response));
+    if (path.includes('-events')) collect(request, (body) => invoke(path, body, response));
+    else {
+      request.resume();
+      request.on('end', () => invoke(path, '', response));
+    }
   } else if (path === '/conn/batch') collect(request, (body) => connBatch(body, response));
   else if (path === '/state') collect(request, (body) => state(body, response));
   else if (path.startsWith('/triggers/changes')) {
