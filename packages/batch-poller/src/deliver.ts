@@ -30,7 +30,7 @@ export interface Parcel {
 
 type ParkReason = 'unavailable' | 'misconfigured' | 'brake';
 
-export type ParcelEnd = 'delivered' | 'gone' | 'parked';
+type ParcelEnd = 'delivered' | 'gone' | 'parked';
 
 export interface LaneReport {
   readonly ends: ReadonlyMap<string, ParcelEnd>;

@@ -21,7 +21,7 @@ export interface FoldedPage {
   delivered: 'whole' | ReadonlySet<string> | 'none';
 }
 
-export interface Chain {
+interface Chain {
   readonly hop: number;
   readonly attempt: number;
   readonly pages: readonly FoldedPage[];

@@ -3,7 +3,7 @@ import type { BatchPollerInput, ClaimedTrigger } from '@milkrun/core';
 import type { BatchDeps } from './deps.ts';
 import { type FoldedEntry, foldEntries } from './fold.ts';
 
-export async function readEntries(deps: BatchDeps, input: BatchPollerInput): Promise<readonly ClaimedTrigger[]> {
+async function readEntries(deps: BatchDeps, input: BatchPollerInput): Promise<readonly ClaimedTrigger[]> {
   const entries = await deps.snapshots.readEntries(input.batchId);
   if (entries !== 'missing' && entries !== 'unreadable') return entries;
   deps.log.warn({ batchId: input.batchId, entries }, 'snapshot.entries_rebuilt');

@@ -14,7 +14,7 @@ export interface StepContext {
 }
 
 /** `ended`: the batch is over, nothing may be written. `draining`: the process stops and nobody can take over. */
-export type StepStatus = 'ok' | 'ended' | 'draining';
+type StepStatus = 'ok' | 'ended' | 'draining';
 
 export interface StepResult {
   readonly status: StepStatus;
@@ -27,7 +27,7 @@ export interface StepResult {
 }
 
 /** The batch ended or expired under a running step. */
-export class LeaseLost extends Error {
+class LeaseLost extends Error {
   override readonly name = 'LeaseLost';
 }
 

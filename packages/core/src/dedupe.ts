@@ -11,7 +11,7 @@ import { eventIdOf, keyHashOf } from './ids.ts';
 import type { DeadLetter, PollPolicy } from './ports/batch-store.ts';
 import { KEY_BYTES, SEEN_KEYS_MAX, type SeenIndex } from './seen.ts';
 
-export const KEY_TEXT_BYTES_MAX = 512;
+const KEY_TEXT_BYTES_MAX = 512;
 /** An event must fit a `/state` chunk of 1 MiB with its envelope. */
 export const EVENT_BYTES_MAX = 960 * 1024;
 

@@ -70,7 +70,7 @@ async function sweep(): Promise<void> {
 }
 
 /** A port that was free a moment ago. */
-export async function freePort(): Promise<number> {
+async function freePort(): Promise<number> {
   return await new Promise((done, failed) => {
     const server = createServer()
       .on('error', failed)

@@ -4,7 +4,7 @@
  * Every time in here is the database's. Errors: a method throws `StoreUnavailable`-like driver errors only for
  * infrastructure; what concerns one entry is data in the answer.
  */
-import type { Code, VerdictCode } from '../codes.ts';
+import type { Code } from '../codes.ts';
 
 /** Where a row lives, and the lease that proves the right to write it. */
 export interface LeasedKey {
@@ -204,6 +204,3 @@ export interface BatchStore {
   /** Ends a batch and frees its rows in O(1). True when this call ended it. */
   end(batchId: string): Promise<boolean>;
 }
-
-/** Kept for callers that narrow a row's code. */
-export type { Code, VerdictCode };

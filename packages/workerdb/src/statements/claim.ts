@@ -10,7 +10,7 @@ import { type ClaimedRow, claimedOf, DEFINITION_PROBE, RUN_COLUMNS } from './row
 /** First key of the advisory locks of timer shards. */
 export const TIMER_SHARD_LOCK = 7001;
 
-export const LOCK_TIMER_SHARD = `select pg_advisory_xact_lock(${TIMER_SHARD_LOCK}, timer_shard::int) from batches where batch_id = $1`;
+const LOCK_TIMER_SHARD = `select pg_advisory_xact_lock(${TIMER_SHARD_LOCK}, timer_shard::int) from batches where batch_id = $1`;
 
 export const CLAIM = `
 with me as materialized (                                       -- the memory of the first attempt: a batch claims once

@@ -1,7 +1,7 @@
 /** Ends a batch: everything it still owns is free, in one row's update. */
 import type { Sql } from 'postgres';
 
-export const END_BATCH = `
+const END_BATCH = `
 with me as (
   update batches set ended_at = statement_timestamp(), open = 0 where batch_id = $1 and ended_at is null returning batch_no),
 gone as (delete from batch_fences where batch_no = (select batch_no from me))

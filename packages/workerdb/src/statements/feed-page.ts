@@ -73,7 +73,7 @@ interface PollStateText {
 }
 
 /** The poll state the engine once gave away; anything that is not one counts as none. */
-export function decodePollState(text: string | undefined): PollStateText | undefined {
+function decodePollState(text: string | undefined): PollStateText | undefined {
   if (text === undefined) return undefined;
   try {
     const json = Buffer.from(text, 'base64').toString('utf8');

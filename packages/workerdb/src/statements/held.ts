@@ -10,7 +10,7 @@ from jsonb_to_recordset($1::text::jsonb) as k(s smallint, i uuid) cross join lat
   where e.shard = k.s and e.trigger_id = k.i order by e.seq) h`;
 
 /** A deleted trigger's events are of no use to anybody: its definition is gone. */
-export const HOLD_FENCED = `
+const HOLD_FENCED = `
 insert into held_events (shard, trigger_id, event_id, held_at, event)
 select h.s, h.i, h.id, statement_timestamp(), h.ev
 from jsonb_to_recordset($1::text::jsonb) as h(s smallint, i uuid, id text, ev text)

@@ -3,7 +3,7 @@ import type { LifecycleRecord } from '@milkrun/core';
 import type { Sql } from 'postgres';
 
 /** Offered again after 30 s: a repeat is harmless, a loss is not. */
-export const PENDING = `
+const PENDING = `
 update lifecycle_outbox o set offered_until = statement_timestamp() + interval '30 s'
 where o.id in (select id from lifecycle_outbox where acknowledged_at is null and offered_until < statement_timestamp() order by id limit $1 for update skip locked)
 returning o.id, o.trigger_id, o.config_version, o.state, o.code, o.at`;

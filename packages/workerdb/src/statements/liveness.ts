@@ -6,7 +6,7 @@ import type { LivenessReport, Violation } from '@milkrun/core';
 import type { Sql } from 'postgres';
 
 /** $1: seconds of a tick. */
-export const LIVENESS = `
+const LIVENESS = `
 with live as materialized (select batch_no, expires_at from batches where ended_at is null and expires_at > statement_timestamp()),
 hold as materialized (select toolkit_h, connection_h, not_before from source_limits where not_before > statement_timestamp() or per_minute is not null),
 shards as materialized (
