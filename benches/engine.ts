@@ -13,7 +13,7 @@ import { fileURLToPath } from 'node:url';
 import { KEY_BYTES, keyHashOf } from '@milkrun/core';
 import { type Bench, type Figures, type Flags, UsageError } from '@milkrun/drills';
 import { type EngineStack, startEngineStack } from './lib/engine-stack.ts';
-import { catchUp, closeGroup, type Group, insertGroups, openGroup } from './lib/fleet-rows.ts';
+import { catchUp, closeGroup, type Group, holdDispatch, insertGroups, openGroup, resumeDispatch } from './lib/fleet-rows.ts';
 import { beginWindow, endWindow, type WindowFigures } from './lib/window.ts';
 
 const WIDTH = 500;
@@ -154,13 +154,12 @@ async function measureGroup(
   await pollsReach(stack, before.polls + WARM_POLLS);
   const from = await beginWindow(stack);
   await pollsReach(stack, from.figures.polls + polls);
-  // Closed after the window's end is read; the histories of its batches are complete only then.
-  const [{ to, figures }] = await Promise.all([
-    endWindow(stack, from),
-    closeGroup(stack.sql, index).then(() => nothingOpen(stack)),
-  ]);
+  const { to, figures } = await endWindow(stack, from);
+  await holdDispatch(stack.sql);
   const after = await stack.figures();
   const seconds = (performance.now() - started) / 1000;
+  await closeGroup(stack.sql, index);
+  await resumeDispatch(stack.sql);
   const missing = after.polls - before.polls - (after.committed - before.committed);
   if (missing !== 0) throw new Error(`${missing} polls of ${profile} were not committed`);
   log(
@@ -184,8 +183,9 @@ async function measurePaced(stack: EngineStack, groups: readonly Group[], log: (
       `${Math.round(figures.walBytesPerPoll)} B, HOT ${figures.hotShare.toFixed(3)}, ${figures.ticks} ticks, ${figures.batches} batches of ` +
       `${Math.round(figures.rowsPerBatch)}`,
   );
+  await holdDispatch(stack.sql);
   await closeGroup(stack.sql, indexOf(groups, 'fast-events-paced'));
-  await nothingOpen(stack);
+  await resumeDispatch(stack.sql);
   return figures;
 }
 
@@ -194,16 +194,6 @@ async function pollsReach(stack: EngineStack, wanted: number): Promise<void> {
   while ((await stack.figures()).polls < wanted) {
     if (performance.now() > giveUp) throw new Error('the engine made no progress for two minutes');
     await sleep(20);
-  }
-}
-
-async function nothingOpen(stack: EngineStack): Promise<void> {
-  for (;;) {
-    const [row] = await stack.sql.unsafe<{ open: number }[]>(
-      'select /* bench */ count(*)::int as open from batches where ended_at is null',
-    );
-    if (row?.open === 0) return;
-    await sleep(50);
   }
 }
 

@@ -5,6 +5,7 @@
  * An open group has an interval of one second, so what was polled is due again at once: the engine never runs out of
  * work, and what is measured between two moments has neither start nor end in it.
  */
+import { setTimeout as sleep } from 'node:timers/promises';
 import type { Sql } from 'postgres';
 
 export interface Group {
@@ -87,7 +88,23 @@ export async function openGroup(sql: Sql, index: number): Promise<void> {
   await sql.unsafe('vacuum polling_trigger_runs');
 }
 
-/** Takes the group out of the schedule; what is being polled now goes to a far slot by its own commit. */
+/** Lets what is open end, and plans nothing new until `resumeDispatch`: rows are only written while nobody polls them. */
+export async function holdDispatch(sql: Sql): Promise<void> {
+  await sql.unsafe(`update timer_shards set backoff_until = statement_timestamp() + interval '1 hour'`);
+  for (;;) {
+    const [row] = await sql.unsafe<{ open: number }[]>(
+      'select /* bench */ count(*)::int as open from batches where ended_at is null',
+    );
+    if (row?.open === 0) return;
+    await sleep(20);
+  }
+}
+
+export async function resumeDispatch(sql: Sql): Promise<void> {
+  await sql.unsafe('update timer_shards set backoff_until = null');
+}
+
+/** Takes the group out of the schedule. */
 export async function closeGroup(sql: Sql, index: number): Promise<void> {
   await sql.unsafe(
     `update polling_trigger_runs set interval_s = ${FAR_SECONDS}, phase_s = extract(epoch from statement_timestamp())::bigint % ${FAR_SECONDS},

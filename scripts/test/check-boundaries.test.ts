@@ -47,7 +47,7 @@ test('an adapter may not import another, not even its types', () => {
   const packages = { ...core, 'packages/workerdb': { dependencies: ['@milkrun/config'] }, 'packages/config': {} };
   const sources = { 'packages/workerdb/src/index.ts': `\nimport type { Config } from '@milkrun/config';` };
   expect(messages(packages, sources)).toEqual([
-    'packages/workerdb/src/index.ts:2 workerdb may import only core: put the shared part into core as a port, and wire @milkrun/config in an app',
+    'packages/workerdb/src/index.ts:2 workerdb may import only core, migrator: put the shared part into core as a port, and wire @milkrun/config in an app',
   ]);
 });
 

@@ -118,7 +118,9 @@ test('a disabled trigger is not polled any more, and enabling it polls it at onc
   const created = change();
   listings.set(created.triggerId, ['a']);
   controlPlane.append(created);
-  await eventually(() => expect(polls).toContain(created.triggerId));
+  await eventually(async () => {
+    expect((await engine(`/triggers/${created.triggerId}`)).primed).toBe(true);
+  });
   controlPlane.append(change({ ...created, configVersion: ++version, enabled: false }));
   await eventually(async () => {
     expect(await engine(`/triggers/${created.triggerId}`)).toMatchObject({ enabled: false, batch: null });

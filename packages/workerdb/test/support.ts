@@ -4,9 +4,19 @@ import { createDatabase } from '@milkrun/testkit';
 import { inject } from 'vitest';
 import { openWorkerDb, type WorkerDb } from '../src/index.ts';
 
+let template: Promise<string> | undefined;
+
+/** Migrated once a file; each test's database is a copy. */
+async function migratedTemplate(): Promise<string> {
+  const url = await createDatabase(inject('pgUrl'));
+  await (await openWorkerDb({ url })).close();
+  return new URL(url).pathname.slice(1);
+}
+
 /** A fresh workerdb with one timer shard. */
 export async function freshDb(): Promise<WorkerDb> {
-  const db = await openWorkerDb({ url: await createDatabase(inject('pgUrl')) });
+  template ??= migratedTemplate();
+  const db = await openWorkerDb({ url: await createDatabase(inject('pgUrl'), await template), connections: 12 });
   await db.ensureTimerShards(1);
   return db;
 }

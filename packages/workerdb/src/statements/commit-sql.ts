@@ -133,7 +133,8 @@ pause as (
     backoff_level = case when $6::boolean then least(backoff_level + 1, 4) else 0 end
   where $3::boolean and timer_shard = (select timer_shard from me) and ($6::boolean or backoff_level > 0))
 select count(*)::int as committed, (extract(epoch from min(u.next_poll_at) - statement_timestamp()) * 1000)::float8 as next_due_ms,
-  coalesce(min(u.next_poll_at) < (select wake_at from timer_shards where timer_shard = (select timer_shard from me)), true) as arm,
+  coalesce((select min(u.next_poll_at) < t.wake_at or ($3::boolean and t.wake_at <= t.ticked_at)    -- the tick left due rows: a place is free
+    from timer_shards t where t.timer_shard = (select timer_shard from me)), true) as arm,
   (select coalesce(jsonb_agg(jsonb_build_array(s, i, e, case when done then 'already' else 'fenced' end)), '[]') from locked where mine is not true) as exceptions,
   (select coalesce(jsonb_object_agg(hct, n), '{}') from (
     select hct, count(*) as n from act where halt is not null and halt is distinct from was_halt group by hct) x) as halted
