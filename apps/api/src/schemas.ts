@@ -36,6 +36,24 @@ export const createTriggerBody = z.strictObject({
   poll: pollPolicy.default({ dedupe: 'unique', repeatable: true }),
 });
 
+export const createTriggersBody = z
+  .strictObject({ triggers: z.array(createTriggerBody).min(1).max(1_000) })
+  .superRefine(({ triggers }, context) => {
+    const seen = new Set<string>();
+    for (const [at, { deduplicationKey: key }] of triggers.entries()) {
+      if (key === undefined) continue;
+      if (seen.has(key)) {
+        context.addIssue({ code: 'custom', path: ['triggers', at, 'deduplicationKey'], message: 'is given twice' });
+      }
+      seen.add(key);
+    }
+  });
+export const createdTriggersSchema = z.object({
+  triggers: z
+    .array(z.object({ id: z.string(), created: z.boolean().describe('False: it was there by its deduplicationKey.') }))
+    .describe('In the order of the request.'),
+});
+
 export const patchTriggerBody = z.strictObject({
   name: humanText(200).nullable().optional(),
   tags: tags.optional(),

@@ -10,6 +10,7 @@ const NONE = '0190b5b0-0000-7000-8000-000000000001';
 /** Every route with what it wants; the last check below holds this table against the routes that exist. */
 const ROUTES: readonly (readonly [method: string, path: string, policy: Scope | 'engine' | 'public'])[] = [
   ['POST', '/triggers', 'triggers:write'],
+  ['POST', '/triggers/bulk', 'triggers:write'],
   ['GET', '/triggers', 'triggers:read'],
   ['GET', `/triggers/${NONE}`, 'triggers:read'],
   ['PATCH', `/triggers/${NONE}`, 'triggers:write'],

@@ -23,6 +23,44 @@ it('creates a trigger once per deduplicationKey, and changes it by the same requ
   expect(second.body).toMatchObject({ id: first.body.id, intervalSeconds: 60, configVersion: 2 });
 });
 
+it('creates and changes many at once, all or none, beside single requests with the same keys', async () => {
+  await using test = await startTestApi();
+  const body = (n: number, own: object = {}) => test.triggerBody({ deduplicationKey: `key-${n}`, ...own });
+  const numbers = Array.from({ length: 1000 }, (_, n) => n);
+  const bulk = (triggers: object[]) => test.call('POST', '/triggers/bulk', { triggers });
+  const [first, again, single] = await Promise.all([
+    bulk(numbers.map((n) => body(n))),
+    bulk(numbers.toReversed().map((n) => body(n))),
+    test.call('POST', '/triggers', body(7)),
+  ]);
+  expect([first.status, again.status, single.status]).toEqual([200, 200, expect.any(Number)]);
+  const ids = first.body.triggers.map(({ id }: { id: string }) => id);
+  expect(again.body.triggers.map(({ id }: { id: string }) => id)).toEqual(ids.toReversed());
+  expect(ids[7]).toBe(single.body.id);
+  const made = [...first.body.triggers, ...again.body.triggers].filter(({ created }) => created).length;
+  expect(made + (single.status === 201 ? 1 : 0)).toBe(1000);
+
+  const mixed = await bulk([body(3, { intervalSeconds: 60 }), body(1000), test.triggerBody()]);
+  expect(mixed.body.triggers.map(({ created }: { created: boolean }) => created)).toEqual([false, true, true]);
+  expect((await test.call('GET', `/triggers/${ids[3]}`)).body).toMatchObject({ intervalSeconds: 60, configVersion: 2 });
+
+  const elsewhere = await bulk([body(2000), body(2001, { connectionId: 'conn_none' })]);
+  expect([elsewhere.status, elsewhere.body.errors[0].path]).toEqual([422, 'triggers.1.connectionId']);
+  expect((await test.call('GET', '/triggers?deduplicationKey=key-2000')).body.items).toEqual([]);
+  const twice = await bulk([body(1), body(1)]);
+  expect([twice.status, twice.body.errors[0].path]).toEqual([400, 'triggers.1.deduplicationKey']);
+  expect((await bulk(Array.from({ length: 1001 }, () => test.triggerBody()))).status).toBe(400);
+
+  const told = new Set<string>();
+  for (let after = ''; ; ) {
+    const page = (await test.engine('GET', `/triggers/changes?limit=1000${after}`)).body;
+    for (const change of page.changes) told.add(change.triggerId);
+    if (!page.more) break;
+    after = `&after=${encodeURIComponent(page.next)}`;
+  }
+  expect([told.size, ids.every((id: string) => told.has(id))]).toEqual([1002, true]);
+});
+
 it('keeps the digits of numbers in a configuration', async () => {
   await using test = await startTestApi();
   const body = JSON.stringify(test.triggerBody()).replace('{"package":"zod"}', '{"id":12345678901234567890}');

@@ -3,7 +3,7 @@
  * what the engine is told is exactly what was committed.
  */
 import { type Clock, type Rng, uuidv7 } from '@milkrun/core';
-import { and, eq, isNull, sql } from 'drizzle-orm';
+import { and, asc, eq, inArray, isNull, sql } from 'drizzle-orm';
 import { record } from './audit.ts';
 import { checkVersion } from './connections.ts';
 import type { Runner, Store, Transaction } from './database.ts';
@@ -53,11 +53,18 @@ export interface WriteOptions {
   readonly reason?: string | undefined;
 }
 
+export interface Upserted {
+  readonly id: string;
+  readonly created: boolean;
+}
+
 export interface Triggers {
   get(tenantId: string, id: string): Promise<TriggerView>;
   list(tenantId: string, filter: TriggerFilter): Promise<readonly TriggerView[]>;
   /** Creates, or changes the trigger with the same deduplication key; a definition that says the same changes nothing. */
   upsert(actor: Actor, input: TriggerInput): Promise<{ readonly trigger: TriggerView; readonly created: boolean }>;
+  /** The same for many, in one transaction: all or none. No two may have the same deduplication key. */
+  upsertMany(actor: Actor, inputs: readonly TriggerInput[]): Promise<readonly Upserted[]>;
   patch(actor: Actor, id: string, patch: TriggerPatch, options?: WriteOptions): Promise<TriggerView>;
   remove(actor: Actor, id: string, options?: WriteOptions): Promise<void>;
   enable(actor: Actor, id: string, resume: 'cursor' | 'now', options?: WriteOptions): Promise<TriggerView>;
@@ -73,6 +80,10 @@ export interface Triggers {
     options?: WriteOptions,
   ): Promise<TriggerView>;
 }
+
+/** Advisory locks of upserts: of one deduplication key, and, for many at once, of all of a tenant's. */
+const KEY_LOCK = 7102;
+const TENANT_LOCK = 7103;
 
 type Fields = Partial<typeof triggers.$inferInsert>;
 
@@ -101,7 +112,7 @@ export function createTriggers({ db, transact }: Store, clock: Clock, rng: Rng):
     row: TriggerRow,
     fields: Fields,
     write: Omit<Write, 'change'>,
-  ): Promise<void> {
+  ): Promise<TriggerRow> {
     const configVersion = row.configVersion + 1;
     const lifts = write.lifts?.(row, fields) ?? false;
     const [saved] = await tx
@@ -123,7 +134,56 @@ export function createTriggers({ db, transact }: Store, clock: Clock, rng: Rng):
       reason: write.options?.reason,
       detail,
     });
-    await appendChanges(tx, [saved as TriggerRow], write.instruction);
+    return saved as TriggerRow;
+  }
+
+  /** Answers in the order of `inputs`; a problem's field is given its place by `pathOf`. */
+  async function upsertAll(
+    tx: Transaction,
+    actor: Actor,
+    inputs: readonly TriggerInput[],
+    pathOf: (at: number, field: string) => string,
+  ): Promise<readonly Upserted[]> {
+    await requireConnections(tx, actor.tenantId, inputs, pathOf);
+    const known = await lockByKey(tx, actor.tenantId, inputs);
+    const changed: TriggerRow[] = [];
+    const made: (typeof triggers.$inferInsert)[] = [];
+    const results: Upserted[] = [];
+    for (const [at, input] of inputs.entries()) {
+      const row = input.deduplicationKey === undefined ? undefined : known.get(input.deduplicationKey);
+      if (row !== undefined) {
+        const fields = changedFields(row, fieldsOf(input));
+        // Enabling is a wish of its own: an upsert repeated by a script does not undo a person's disable.
+        delete fields.enabled;
+        if (fields.toolkit !== undefined || fields.slug !== undefined) {
+          throw new RegistryProblem(
+            'conflict',
+            `deduplicationKey belongs to trigger ${row.id} of ${row.toolkit}/${row.slug}`,
+            pathOf(at, 'deduplicationKey'),
+          );
+        }
+        if (Object.keys(fields).length > 0) {
+          changed.push(
+            await save(tx, actor, row, fields, { action: 'changed', options: undefined, lifts: liftingFields }),
+          );
+        }
+        results.push({ id: row.id, created: false });
+        continue;
+      }
+      const id = uuidv7(clock, rng);
+      made.push({
+        ...fieldsOf(input),
+        id,
+        tenantId: actor.tenantId,
+        deduplicationKey: input.deduplicationKey ?? null,
+        ...(input.enabled ? {} : { disabledAt: sql`statement_timestamp()` as never, disabledBy: actor.name }),
+      });
+      results.push({ id, created: true });
+    }
+    const rows = made.length === 0 ? [] : await tx.insert(triggers).values(made).returning();
+    await record(tx, { actor, action: 'created', kind: 'trigger', ids: rows.map(({ id }) => id) });
+    await appendChanges(tx, [...changed, ...rows]);
+    return results;
   }
 
   const write = (actor: Actor, id: string, job: Write): Promise<TriggerView> =>
@@ -131,7 +191,7 @@ export function createTriggers({ db, transact }: Store, clock: Clock, rng: Rng):
       const row = await lock(tx, actor.tenantId, id);
       checkVersion(row.configVersion, job.options?.ifVersion);
       const fields = await job.change(row, tx);
-      if (fields !== undefined) await save(tx, actor, row, fields, job);
+      if (fields !== undefined) await appendChanges(tx, [await save(tx, actor, row, fields, job)], job.instruction);
       return viewOf(tx, id);
     });
 
@@ -144,63 +204,22 @@ export function createTriggers({ db, transact }: Store, clock: Clock, rng: Rng):
     list: (tenantId, filter) => listTriggers(db, tenantId, filter),
     upsert: (actor, input) =>
       transact(async (tx) => {
-        await requireConnection(tx, actor.tenantId, input.connectionId, input.toolkit);
-        const fields = fieldsOf(input);
-        if (input.deduplicationKey !== undefined) {
-          // Two first upserts of one key at once: the second waits here and finds the first one's row.
-          await tx.execute(
-            sql`select pg_advisory_xact_lock(7102, hashtext(${`${actor.tenantId} ${input.deduplicationKey}`}))`,
-          );
-          const [row] = await tx
-            .select()
-            .from(triggers)
-            .where(
-              and(
-                eq(triggers.tenantId, actor.tenantId),
-                eq(triggers.deduplicationKey, input.deduplicationKey),
-                isNull(triggers.deletedAt),
-              ),
-            )
-            .for('update');
-          if (row !== undefined) {
-            const changed = changedFields(row, fields);
-            // Enabling is a wish of its own: an upsert repeated by a script does not undo a person's disable.
-            delete changed.enabled;
-            if (Object.keys(changed).length > 0) {
-              if (changed.toolkit !== undefined || changed.slug !== undefined) {
-                throw new RegistryProblem(
-                  'conflict',
-                  `deduplicationKey belongs to trigger ${row.id} of ${row.toolkit}/${row.slug}`,
-                );
-              }
-              await save(tx, actor, row, changed, { action: 'changed', options: undefined, lifts: liftingFields });
-            }
-            return { trigger: await viewOf(tx, row.id), created: false };
-          }
-        }
-        const id = uuidv7(clock, rng);
-        const [row] = await tx
-          .insert(triggers)
-          .values({
-            ...fields,
-            id,
-            tenantId: actor.tenantId,
-            deduplicationKey: input.deduplicationKey ?? null,
-            ...(input.enabled ? {} : { disabledAt: sql`statement_timestamp()`, disabledBy: actor.name }),
-          })
-          .returning();
-        await record(tx, { actor, action: 'created', kind: 'trigger', ids: [id] });
-        await appendChanges(tx, [row as TriggerRow]);
-        return { trigger: await viewOf(tx, id), created: true };
+        const [done] = await upsertAll(tx, actor, [input], (_, field) => field);
+        const { id, created } = done as Upserted;
+        return { trigger: await viewOf(tx, id), created };
       }),
+    upsertMany: (actor, inputs) =>
+      transact((tx) => upsertAll(tx, actor, inputs, (at, field) => `triggers.${at}.${field}`)),
     patch: (actor, id, patch, options) =>
       write(actor, id, {
         action: 'changed',
         options,
         lifts: liftingFields,
         async change(row, tx) {
-          if (patch.connectionId !== undefined)
-            await requireConnection(tx, actor.tenantId, patch.connectionId, row.toolkit);
+          if (patch.connectionId !== undefined) {
+            const wanted = [{ connectionId: patch.connectionId, toolkit: row.toolkit }];
+            await requireConnections(tx, actor.tenantId, wanted, (_, field) => field);
+          }
           const changed = changedFields(row, patchFields(patch));
           return Object.keys(changed).length === 0 ? undefined : changed;
         },
@@ -210,13 +229,8 @@ export function createTriggers({ db, transact }: Store, clock: Clock, rng: Rng):
         const row = await lock(tx, actor.tenantId, id);
         checkVersion(row.configVersion, options?.ifVersion);
         await tx.execute(sql`delete from poll_states where trigger_id = ${id}::uuid`);
-        await save(
-          tx,
-          actor,
-          row,
-          { deletedAt: sql`statement_timestamp()` as never, enabled: row.enabled },
-          { action: 'deleted', options },
-        );
+        const fields = { deletedAt: sql`statement_timestamp()` as never, enabled: row.enabled };
+        await appendChanges(tx, [await save(tx, actor, row, fields, { action: 'deleted', options })]);
       });
     },
     enable: (actor, id, resume, options) =>
@@ -273,17 +287,56 @@ async function lock(tx: Transaction, tenantId: string, id: string): Promise<Trig
   return row;
 }
 
-async function requireConnection(tx: Transaction, tenantId: string, id: string, toolkit: string): Promise<void> {
-  const where = and(eq(connections.id, id), eq(connections.tenantId, tenantId), isNull(connections.deletedAt));
-  const [row] = await tx.select({ toolkit: connections.toolkit }).from(connections).where(where).for('key share');
-  if (row === undefined) throw new RegistryProblem('invalid', `no connection ${id}`, 'connectionId');
-  if (row.toolkit !== toolkit) {
-    throw new RegistryProblem(
-      'invalid',
-      `connection ${id} is of toolkit ${row.toolkit}, not ${toolkit}`,
-      'connectionId',
-    );
+async function requireConnections(
+  tx: Transaction,
+  tenantId: string,
+  wanted: readonly { readonly connectionId: string; readonly toolkit: string }[],
+  pathOf: (at: number, field: string) => string,
+): Promise<void> {
+  const ids = [...new Set(wanted.map(({ connectionId }) => connectionId))];
+  const where = and(inArray(connections.id, ids), eq(connections.tenantId, tenantId), isNull(connections.deletedAt));
+  const rows = await tx
+    .select({ id: connections.id, toolkit: connections.toolkit })
+    .from(connections)
+    .where(where)
+    .orderBy(asc(connections.id))
+    .for('key share');
+  const toolkits = new Map(rows.map(({ id, toolkit }) => [id, toolkit]));
+  for (const [at, { connectionId, toolkit }] of wanted.entries()) {
+    const known = toolkits.get(connectionId);
+    if (known === toolkit) continue;
+    const why =
+      known === undefined
+        ? `no connection ${connectionId}`
+        : `connection ${connectionId} is of toolkit ${known}, not ${toolkit}`;
+    throw new RegistryProblem('invalid', why, pathOf(at, 'connectionId'));
   }
+}
+
+/**
+ * The triggers that have these deduplication keys, locked. Two first upserts of one key at once: the second waits here
+ * and finds the first one's row. Many keys take their tenant's lock instead of one each.
+ */
+async function lockByKey(
+  tx: Transaction,
+  tenantId: string,
+  inputs: readonly TriggerInput[],
+): Promise<ReadonlyMap<string, TriggerRow>> {
+  const keys = inputs.flatMap(({ deduplicationKey: key }) => (key === undefined ? [] : [key]));
+  if (keys.length === 0) return new Map();
+  if (keys.length > 1) {
+    await tx.execute(sql`select pg_advisory_xact_lock(${TENANT_LOCK}, hashtext(${tenantId}))`);
+  } else {
+    await tx.execute(sql`select pg_advisory_xact_lock_shared(${TENANT_LOCK}, hashtext(${tenantId}))`);
+    await tx.execute(sql`select pg_advisory_xact_lock(${KEY_LOCK}, hashtext(${`${tenantId} ${keys[0]}`}))`);
+  }
+  const rows = await tx
+    .select()
+    .from(triggers)
+    .where(and(eq(triggers.tenantId, tenantId), inArray(triggers.deduplicationKey, keys), isNull(triggers.deletedAt)))
+    .orderBy(asc(triggers.id))
+    .for('update');
+  return new Map(rows.map((row) => [row.deduplicationKey as string, row]));
 }
 
 function fieldsOf(input: TriggerInput) {

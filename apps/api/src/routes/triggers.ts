@@ -7,7 +7,9 @@ import { actorOf, callerOf } from '../access.ts';
 import type { EngineClient } from '../engine-client.ts';
 import { ifVersionOf, pageOf, positionOf, setVersion, toPage, UUID, uuidParams } from '../http-conventions.ts';
 import {
+  createdTriggersSchema,
   createTriggerBody,
+  createTriggersBody,
   enableBody,
   listTriggersQuery,
   patchTriggerBody,
@@ -18,6 +20,8 @@ import {
   triggerSchema,
 } from '../schemas.ts';
 import type { App } from '../server.ts';
+
+const BULK_BYTES_MAX = 16 * 1024 * 1024;
 
 /** A code in one sentence. */
 function meaningOf(code: string): string | null {
@@ -56,6 +60,19 @@ export function triggerRoutes(app: App, { triggers, audit }: Registry, engine: E
       reply.code(created ? 201 : 200).header('location', `/triggers/${trigger.id}`);
       return answer(reply, trigger);
     },
+  );
+  app.post(
+    '/triggers/bulk',
+    {
+      config: write,
+      bodyLimit: BULK_BYTES_MAX,
+      schema: {
+        summary: 'Create or change up to 1,000 triggers, all or none',
+        body: createTriggersBody,
+        response: { 200: createdTriggersSchema },
+      },
+    },
+    async (request) => ({ triggers: [...(await triggers.upsertMany(actorOf(request), request.body.triggers))] }),
   );
   app.get(
     '/triggers',
