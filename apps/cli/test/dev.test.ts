@@ -204,6 +204,10 @@ test('the first data is created once', async () => {
   const api = await stubServer(({ method, path, body }: Asked) => {
     const list = path.startsWith('/triggers') ? triggers : connections;
     if (method === 'GET') return { body: { items: list, next: null } };
+    if (path === '/triggers/bulk') {
+      triggers.push(...(body as { triggers: Record<string, unknown>[] }).triggers);
+      return { body: { triggers: [] } };
+    }
     list.push({ ...(body as object), id: `${path}-${list.length}` });
     return { body: list.at(-1) };
   });

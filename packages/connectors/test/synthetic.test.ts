@@ -27,8 +27,13 @@ describe('synthetic', () => {
   });
 
   it('loses and repeats nothing over pages, polls and fractional rates', async () => {
-    for (const ratePerMinute of [0.3, 1, 7, 60]) {
-      const config = { ratePerMinute, pageSize: 13 };
+    for (const [ratePerMinute, phase] of [
+      [0.3, 0],
+      [1, 0.25],
+      [7, 0.999],
+      [60, 0],
+    ] as const) {
+      const config = { ratePerMinute, phase, pageSize: 13 };
       const seen: unknown[] = [];
       let cursor: unknown = null;
       for (const minutes of [0, 0.4, 1, 1, 9.7, 30]) {
@@ -44,7 +49,7 @@ describe('synthetic', () => {
           more = page.more === true;
         }
       }
-      const { first, last } = syntheticSlots(ratePerMinute, START, START + 30 * 60_000);
+      const { first, last } = syntheticSlots(ratePerMinute, START, START + 30 * 60_000, phase);
       const expected = Array.from({ length: last - first + 1 }, (_, i) => syntheticKey(first + i));
       expect(seen).toEqual(expected);
     }

@@ -25,10 +25,12 @@ export const PACKAGES = [
 const PACKAGE_INTERVAL_S = 300;
 const FLEET_INTERVAL_S = 60;
 const SINCE_MS = 30 * 24 * 3600 * 1000;
-/** Requests under way at once while the fleet is created. */
-const LANES = 16;
+/** Triggers a request; the API takes as many at most. */
+const BULK = 1000;
 /** A tenth of the polls of a fleet find something. */
-const FLEET_CONFIG = { ratePerMinute: 0.1 };
+const FLEET_RATE_PER_MINUTE = 0.1;
+/** Their items come spread over time, not all in the same minute. */
+const PHASES = 1000;
 
 export interface FirstData {
   readonly packages: number;
@@ -45,36 +47,33 @@ export async function createFirstData(
   if (wantedPackages.length > 0) {
     const connectionId = await connectionFor(api, 'npm', 'npm registry');
     const since = new Date(now - SINCE_MS).toISOString();
-    for (const name of wantedPackages) {
-      await api.send('POST', '/triggers', {
-        deduplicationKey: `dev:npm-package:${name}`,
-        name: `Releases of ${name}`,
-        ...recordOf(npmPackage, { package: name }),
-        connectionId,
-        intervalSeconds: PACKAGE_INTERVAL_S,
-        since,
-      });
-    }
+    const triggers = wantedPackages.map((name) => ({
+      deduplicationKey: `dev:npm-package:${name}`,
+      name: `Releases of ${name}`,
+      ...recordOf(npmPackage, { package: name }),
+      connectionId,
+      intervalSeconds: PACKAGE_INTERVAL_S,
+      since,
+    }));
+    await api.send('POST', '/triggers/bulk', { triggers });
   }
   const wantedFleet = Array.from({ length: fleet }, (_, i) => i).filter((i) => !known.has(`dev:synthetic:${i}`));
   const missing = wantedFleet.length;
   if (missing > 0) {
     const connectionId = await connectionFor(api, 'synthetic', 'synthetic fleet');
-    let done = 0;
-    const lane = async (): Promise<void> => {
-      for (let i = wantedFleet.pop(); i !== undefined; i = wantedFleet.pop()) {
-        await api.send('POST', '/triggers', {
-          deduplicationKey: `dev:synthetic:${i}`,
-          name: `Synthetic ${i}`,
-          ...recordOf(synthetic, FLEET_CONFIG),
-          connectionId,
-          intervalSeconds: FLEET_INTERVAL_S,
-        });
-        done += 1;
-        if (done % 1000 === 0 || done === missing) progress(done, missing);
-      }
-    };
-    await Promise.all(Array.from({ length: LANES }, lane));
+    for (let done = 0; done < missing; ) {
+      const some = wantedFleet.slice(done, done + BULK);
+      const triggers = some.map((i) => ({
+        deduplicationKey: `dev:synthetic:${i}`,
+        name: `Synthetic ${i}`,
+        ...recordOf(synthetic, { ratePerMinute: FLEET_RATE_PER_MINUTE, phase: (i % PHASES) / PHASES }),
+        connectionId,
+        intervalSeconds: FLEET_INTERVAL_S,
+      }));
+      await api.send('POST', '/triggers/bulk', { triggers });
+      done += some.length;
+      progress(done, missing);
+    }
   }
   return { packages: wantedPackages.length, fleet: missing };
 }

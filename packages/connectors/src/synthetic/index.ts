@@ -1,7 +1,7 @@
 /**
  * synthetic: a provider that exists only in arithmetic, for fleets, load tests and drills.
  *
- * Time is cut into slots of 60 s ÷ rate; each slot holds one item, whose key, time and content follow from seed and
+ * Time is cut into slots of 60 s ÷ rate (`phase` moves them); each slot holds one item, whose key, time and content follow from seed and
  * slot alone. So the same item has the same key whoever asks and whenever, and what a trigger must have delivered can
  * be worked out afterwards (`syntheticSlots`). Latency and failures are drawn from seed, trigger and time.
  */
@@ -20,6 +20,7 @@ const probability = z.number().min(0).max(1).default(0);
 
 const configSchema = z.strictObject({
   ratePerMinute: z.number().positive().max(60_000).default(1).describe('Items a minute'),
+  phase: z.number().min(0).max(1).default(0).describe('Share of a slot by which all items are later'),
   seed: z.string().max(128).optional().describe('Default: the trigger’s id, so each trigger has its own items'),
   pageSize: z.int().positive().max(10_000).default(100),
   relist: z.int().min(0).max(1_000).default(0).describe('Known items listed again at each poll'),
@@ -119,13 +120,14 @@ function failIfDrawn({ failures, retryAfterSeconds }: SyntheticConfig, drawn: nu
   }
 }
 
-const slotOf = ({ ratePerMinute }: SyntheticConfig, ms: number): number => (ms * ratePerMinute) / MINUTE_MS;
+const slotOf = ({ ratePerMinute, phase }: SyntheticConfig, ms: number): number =>
+  (ms * ratePerMinute) / MINUTE_MS - phase;
 const slotAt = (config: SyntheticConfig, ms: number): number => Math.floor(slotOf(config, ms));
 const seedOf = ({ seed }: SyntheticConfig, triggerId: string): string => seed ?? triggerId;
 
 function itemOf(config: SyntheticConfig, triggerId: string, slot: number): PollItem {
   const seed = seedOf(config, triggerId);
-  const occurredAt = new Date(Math.ceil((slot * MINUTE_MS) / config.ratePerMinute)).toISOString();
+  const occurredAt = new Date(Math.ceil(((slot + config.phase) * MINUTE_MS) / config.ratePerMinute)).toISOString();
   const filler = config.dataBytes === 0 ? {} : { filler: 'x'.repeat(config.dataBytes) };
   return { key: syntheticKey(slot), occurredAt, data: { slot, value: draw('value', seed, slot), ...filler } };
 }
@@ -136,9 +138,14 @@ export function syntheticKey(slot: number): string {
 }
 
 /** Slots a trigger must have seen between two times, both included: what a drill compares deliveries with. */
-export function syntheticSlots(ratePerMinute: number, fromMs: number, toMs: number): { first: number; last: number } {
+export function syntheticSlots(
+  ratePerMinute: number,
+  fromMs: number,
+  toMs: number,
+  phase = 0,
+): { first: number; last: number } {
   return {
-    first: Math.ceil((fromMs * ratePerMinute) / MINUTE_MS),
-    last: Math.floor((toMs * ratePerMinute) / MINUTE_MS),
+    first: Math.ceil((fromMs * ratePerMinute) / MINUTE_MS - phase),
+    last: Math.floor((toMs * ratePerMinute) / MINUTE_MS - phase),
   };
 }
