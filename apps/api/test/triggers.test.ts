@@ -45,10 +45,10 @@ it('creates and changes many at once, all or none, beside single requests with t
   expect((await test.call('GET', `/triggers/${ids[3]}`)).body).toMatchObject({ intervalSeconds: 60, configVersion: 2 });
 
   const elsewhere = await bulk([body(2000), body(2001, { connectionId: 'conn_none' })]);
-  expect([elsewhere.status, elsewhere.body.errors[0].path]).toEqual([422, 'triggers.1.connectionId']);
+  expect([elsewhere.status, elsewhere.body.errors[0].path]).toEqual([422, 'triggers[1].connectionId']);
   expect((await test.call('GET', '/triggers?deduplicationKey=key-2000')).body.items).toEqual([]);
   const twice = await bulk([body(1), body(1)]);
-  expect([twice.status, twice.body.errors[0].path]).toEqual([400, 'triggers.1.deduplicationKey']);
+  expect([twice.status, twice.body.errors[0].path]).toEqual([400, 'triggers[1].deduplicationKey']);
   expect((await bulk(Array.from({ length: 1001 }, () => test.triggerBody()))).status).toBe(400);
 
   const told = new Set<string>();

@@ -209,7 +209,7 @@ export function createTriggers({ db, transact }: Store, clock: Clock, rng: Rng):
         return { trigger: await viewOf(tx, id), created };
       }),
     upsertMany: (actor, inputs) =>
-      transact((tx) => upsertAll(tx, actor, inputs, (at, field) => `triggers.${at}.${field}`)),
+      transact((tx) => upsertAll(tx, actor, inputs, (at, field) => `triggers[${at}].${field}`)),
     patch: (actor, id, patch, options) =>
       write(actor, id, {
         action: 'changed',
