@@ -134,7 +134,9 @@ function deliveredPart(
     ...entry.deadLetters.flatMap((record) => record.deadLetters ?? []),
   ].map(deadLetterOf);
   return {
-    ...(last !== undefined && last.record.cursorAfter !== null ? { cursor: last.record.cursorAfter } : {}),
+    ...(last !== undefined && last.record.cursorAfter !== null && last.record.sameCursor !== true
+      ? { cursor: last.record.cursorAfter }
+      : {}),
     ...(fresh.byteLength >= KEY_BYTES || rekeyed
       ? {
           seen: rememberKeys(

@@ -16,6 +16,7 @@ import {
   type VerdictCode,
 } from '@milkrun/core';
 import type { BatchDeps } from './deps.ts';
+import { isSameCursor } from './same-cursor.ts';
 import { deadLetterRecordOf, type ResultRecord } from './snapshot/records.ts';
 import type { ResultWriter } from './snapshot/snapshot.ts';
 
@@ -141,7 +142,7 @@ export async function pollChain(deps: BatchDeps, input: ChainInput): Promise<Cha
       newKeys: outcome.events.length === 0 ? '' : joined(outcome.events.map((event) => event.key)),
       ...(outcome.quietKeys.length === 0 ? {} : { quietKeys: joined(outcome.quietKeys) }),
       ...(fresh > 0 && overflows ? { keys: joined(chain.listing) } : {}),
-      cursorAfter: answer.cursor,
+      ...cursorPart(input, answer),
       more: answer.more,
       deduplicated: outcome.deduplicated,
       ...(outcome.deadLetters.length === 0 ? {} : { deadLetters: outcome.deadLetters.map(deadLetterRecordOf) }),
@@ -219,13 +220,18 @@ function emptyPage(
     ...frame(input, 0, 'ok', pollMs),
     events: [],
     newKeys: '',
-    cursorAfter: answer.cursor,
+    ...cursorPart(input, answer),
     more: answer.more,
     deduplicated: 0,
     ...(priming && !answer.more ? { primeDone: true } : {}),
     ...(rekeyed ? { rekeys: true } : {}),
     ...versionAndPace(answer),
   };
+}
+
+function cursorPart({ state }: ChainInput, { cursor }: Answer) {
+  const isSame = state !== undefined && isSameCursor(state.cursor, cursor);
+  return isSame ? { cursorAfter: cursor, sameCursor: true } : { cursorAfter: cursor };
 }
 
 function versionAndPace(answer: Answer) {

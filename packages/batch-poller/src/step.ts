@@ -47,8 +47,8 @@ export interface RunningStep {
   readonly fenced: Map<string, { readonly deleted: boolean }>;
   /** The mass-410 brake as last read. */
   brake: boolean;
-  /** Entries without a result, written with the next extension. */
-  open: number;
+  /** Entries without a result, written with the next extension; undefined until the step has counted them. */
+  open: number | undefined;
   /** Reads the fence again. Throws LeaseLost when the batch is over. */
   check(): Promise<void>;
 }
@@ -96,7 +96,7 @@ export async function runStep(
   const started = deps.clock.monotonic();
   const end = linkedSignal([context.signal]);
   const fenced = new Map<string, { readonly deleted: boolean }>();
-  const learn = (check: BatchCheck): void => {
+  const learn = (check: BatchCheck): BatchCheck => {
     for (const row of check.fenced) fenced.set(row.triggerId, { deleted: row.deleted });
     running.brake = check.brake;
     if (!check.live) {
@@ -104,18 +104,18 @@ export async function runStep(
       end.abort(lost);
       throw lost;
     }
+    return check;
   };
-  const extend = async (): Promise<void> => {
+  const extend = async (): Promise<BatchCheck> =>
     learn(
       await deps.store.extend({
         batchId: input.batchId,
         leaseSeconds: input.policy.leaseSeconds,
         hop: input.retryCounter,
         step,
-        open: running.open,
+        open: running.open ?? null,
       }),
     );
-  };
   const running: RunningStep = {
     input,
     context,
@@ -123,8 +123,8 @@ export async function runStep(
     budgetEnd: started + frame.budgetMs,
     fenced,
     brake: false,
-    open: input.size,
-    check: async () => learn(await deps.store.check(input.batchId)),
+    open: undefined,
+    check: async () => void learn(await deps.store.check(input.batchId)),
   };
   const quarter = (input.policy.leaseSeconds * 1000) / 4;
   try {
@@ -140,7 +140,8 @@ export async function runStep(
     let result: StepResult;
     try {
       result = await work(running);
-      if (frame.extendAtEnd !== false) await extend();
+      // Places are free as soon as polls have results: the next batch is claimed while this one is told and committed.
+      if (frame.extendAtEnd !== false && (await extend()).waiting === true) await deps.timers.arm(input.timerShard);
     } finally {
       end.abort(new Error('the step is over'));
       await keepAlive;

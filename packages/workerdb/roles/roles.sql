@@ -12,6 +12,7 @@ grant select, update on fleet, change_feed to :"worker";
 grant select on codes, milkrun_migrations to :"worker";
 grant execute on function poll_log_days(integer, integer) to :"worker";
 revoke execute on function poll_log_days(integer, integer) from public;
+alter role :"worker" in database :"DBNAME" set plan_cache_mode = force_generic_plan;
 alter role :"worker" in database :"DBNAME" set jit = off;
 alter role :"worker" in database :"DBNAME" set work_mem = '32MB';
 alter role :"worker" in database :"DBNAME" set random_page_cost = 1.1;

@@ -17,7 +17,7 @@ afterAll(async () => {
 });
 
 type Upsert = TriggerChange & { readonly op: 'upsert' };
-const next = (of: FeedChange, over: Partial<TriggerChange> = {}): Upsert => ({
+const next = (of: FeedChange, over: Partial<Omit<TriggerChange, 'op'>> = {}): Upsert => ({
   ...(of as Upsert),
   configVersion: of.configVersion + 1,
   ...over,

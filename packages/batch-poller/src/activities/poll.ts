@@ -68,7 +68,7 @@ export async function poll(deps: BatchDeps, input: BatchPollerInput, context: St
             });
             if (outcome.saved) {
               done += 1;
-              running.open -= 1;
+              running.open = claimed.length - done;
             }
             askedSeconds = Math.max(askedSeconds, outcome.askedSeconds);
           } catch (error) {

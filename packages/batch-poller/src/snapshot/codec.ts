@@ -37,8 +37,9 @@ export async function encodeLines(lines: Iterable<string>): Promise<Uint8Array> 
 
 /** Line breaks inside JSON text only ever stand between tokens: strings hold them escaped. */
 function bytesOf(lines: readonly string[]): Buffer {
-  const text = lines.map((line) => (/[\r\n]/.test(line) ? line.replace(/[\r\n]+/g, ' ') : line)).join('\n');
-  return Buffer.from(`${text}\n`);
+  let text = '';
+  for (const line of lines) text += `${line.includes('\n') ? line.replaceAll('\n', ' ') : line}\n`;
+  return Buffer.from(text);
 }
 
 /** Each line's value, in order. Throws when the bytes are not what `encodeLines` made, or a line is not an object. */

@@ -50,6 +50,8 @@ export interface ResultRecord extends Origin {
   readonly quietKeys?: string;
   /** JSON text of the cursor after this page. */
   readonly cursorAfter: string | null;
+  /** The cursor is the one workerdb holds: there is nothing to write. */
+  readonly sameCursor?: boolean;
   readonly more: boolean;
   readonly deduplicated: number;
   readonly pollMs: number;

@@ -169,6 +169,8 @@ export interface BatchCheck {
   readonly fenced: readonly { readonly shard: number; readonly triggerId: string; readonly deleted: boolean }[];
   /** The mass-410 brake is on: do not treat 410 as a halt. */
   readonly brake: boolean;
+  /** The extension has freed places for which the last tick left due rows behind: arm the timer shard. */
+  readonly waiting?: boolean;
 }
 
 export interface ExtendInput {
@@ -176,8 +178,8 @@ export interface ExtendInput {
   readonly leaseSeconds: number;
   readonly hop: number;
   readonly step: BatchStep;
-  /** Entries without a result, for `batches.open`. */
-  readonly open: number;
+  /** Entries without a result, for `batches.open`; null leaves it as it is. */
+  readonly open: number | null;
 }
 
 export type BatchStep = 'claim' | 'auth' | 'poll' | 'broadcast' | 'commit' | 'backoff';

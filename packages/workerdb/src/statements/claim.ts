@@ -21,15 +21,14 @@ lim as materialized (select toolkit_h, connection_h, per_minute, not_before from
 keys as materialized (
   select k.s, k.i, k.e from me, unnest(me.key_shards, me.key_ids, me.key_epochs) as k(s, i, e) order by k.s, k.i),
 locked as materialized (                                        -- every predicate of the tick again, on the newest version
-  select l.* from keys p cross join lateral (
-    select t.shard, t.trigger_id, t.toolkit_h, t.connection_h, t.def_bytes, t.next_poll_at
-    from polling_trigger_runs t
-    where t.shard = p.s and t.trigger_id = p.i and t.lease_epoch = p.e and t.enabled and t.owner = 'v'
-      and (t.halted_code is null or t.halted_probe) and t.next_poll_at <= statement_timestamp()
-      and (t.lease_owner is null or t.lease_owner <> all (array(select batch_no from live)))
-      and not exists (select from lim h where h.not_before > statement_timestamp()
-        and h.toolkit_h in (0, t.toolkit_h) and h.connection_h in (0, t.connection_h))
-    limit 1 for update of t skip locked) l),
+  select t.shard, t.trigger_id, t.toolkit_h, t.connection_h, t.def_bytes, t.next_poll_at
+  from keys p join polling_trigger_runs t on t.shard = p.s and t.trigger_id = p.i and t.lease_epoch = p.e
+  where t.enabled and t.owner = 'v'
+    and (t.halted_code is null or t.halted_probe) and t.next_poll_at <= statement_timestamp()
+    and (t.lease_owner is null or t.lease_owner <> all (array(select batch_no from live)))
+    and not exists (select from lim h where h.not_before > statement_timestamp() and h.toolkit_h in (0, t.toolkit_h)
+      and h.connection_h in (0, t.connection_h) offset 0)
+  order by t.shard, t.trigger_id for update of t skip locked),
 paced as materialized (                                         -- rows under a limit, in turn
   select l.shard, l.trigger_id, h.toolkit_h, h.connection_h, h.per_minute,
     row_number() over (partition by h.toolkit_h, h.connection_h order by l.next_poll_at, l.trigger_id) as nth

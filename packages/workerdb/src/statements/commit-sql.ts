@@ -8,19 +8,18 @@
 /** $1 batch id, $2 rows, $3 ends the batch, $4 open entries, $5 seconds to extend by, $6 forced with something released. */
 export const COMMIT = `
 with me as materialized (
-  select batch_no, timer_shard, claimed_at, statement_timestamp() as now from batches
+  select batch_no, timer_shard, claimed_at, open, statement_timestamp() as now from batches
   where batch_id = $1 and ended_at is null and expires_at > statement_timestamp()),
 d as materialized (
   select * from jsonb_to_recordset($2::text::jsonb) as d(s smallint, i uuid, e integer, o text, c smallint, ct text, hc smallint, hct text,
     ha integer, ch text, ra integer, cur jsonb, sn text, v text, pr boolean, ev integer, dd integer, ms integer, pl boolean, rk boolean,
-    r text, h jsonb, hd jsonb, dl jsonb, w jsonb)),
+    r text, h jsonb, hd jsonb, dl jsonb, w jsonb) limit jsonb_array_length($2::text::jsonb)),
 locked as materialized (                                        -- in key order, with the values as they were
-  select d.*, t.*
-  from (select * from d order by s, i) d left join lateral (
-    select t.lease_owner = (select batch_no from me) and t.lease_epoch = d.e and t.enabled as mine, t.last_committed_epoch >= d.e as done,
-      t.last_code as was_code, t.quiet_polls as was_polls, t.quiet_since as was_since, t.halted_code as was_halt, t.toolkit_h, t.connection_h,
-      t.failure_count, t.poison_count
-    from polling_trigger_runs t where t.shard = d.s and t.trigger_id = d.i limit 1 for update of t) t on true),
+  select d.*, t.lease_owner = (select batch_no from me) and t.lease_epoch = d.e and t.enabled as mine, t.last_committed_epoch >= d.e as done,
+    t.last_code as was_code, t.quiet_polls as was_polls, t.quiet_since as was_since, t.halted_code as was_halt, t.toolkit_h, t.connection_h,
+    t.failure_count, t.poison_count
+  from (select * from d order by s, i) d
+  join polling_trigger_runs t on t.shard = d.s and t.trigger_id = d.i order by t.shard, t.trigger_id for update of t),
 down as materialized (                                          -- toolkits most of whose polls failed in the last minute
   select x.toolkit_h from (
     select toolkit_h, polls, failures from source_health
@@ -39,7 +38,7 @@ upd as (
   update polling_trigger_runs t set
     next_poll_at = case
       when d.halt is not null then case when d.halt between 20 and 22 then m.now + interval '6 h' end
-      when d.o = 'release' then t.next_poll_at
+      when d.o = 'release' then greatest(t.next_poll_at, m.now + d.ra * interval '1 s')
       when t.halted_code is not null and d.o in ('backoff', 'rate_limited') then m.now + interval '6 h'
       when t.poll_requested_at > m.claimed_at or d.o = 'more' then m.now
       when d.is_down then m.now + t.interval_s * interval '1 s'
@@ -76,11 +75,13 @@ st as (
 log as (
   insert into poll_log (at, trigger_id, lease_epoch, code, outcome, events, deduplicated, poll_ms, quiet_polls, quiet_since, reason)
   select now, i, e, case when is_down then 6 else c end, case when halt is not null then 'halt' else o end, ev, coalesce(dd, 0), ms, was_polls, was_since, r
-  from upd where logs),
+  from upd where logs
+  union all select statement_timestamp(), l.i, l.e, 7, 'fenced', 0, 0, l.ms, 0, null, 'taken from its batch by a change'
+  from locked l where l.mine is not true and not l.done),
 life as (
   insert into lifecycle_outbox (trigger_id, config_version, state, code, at)
   select u.i, p.config_version, x.state, x.code, u.now
-  from upd u cross join lateral (
+  from (select * from upd where halt is not null or was_halt is not null or w is not null offset 0) u cross join lateral (   -- few: before the probe
     select 'halted' as state, u.hct as code where u.halt is not null and u.halt is distinct from u.was_halt
     union all select 'resumed', 'ok' where u.was_halt is not null and u.o in ('success', 'more')
     union all select 'warning', el.code from jsonb_array_elements_text(coalesce(u.w, '[]')) as el(code) where u.halt is null) x
@@ -105,7 +106,7 @@ hold as (
   where u.is_down order by u.toolkit_h
   on conflict (toolkit_h, connection_h) do nothing),
 recovered as (
-  delete from source_limits where reason = 'source_down' and connection_h = 0 and toolkit_h = any (array(
+  delete from source_limits where reason = 'source_down' and connection_h = 0 and made_at < (select claimed_at from me) and toolkit_h = any (array(
     select distinct toolkit_h from act where o in ('success', 'more') and toolkit_h <> all (array(select toolkit_h from down))))),
 held as (                                                       -- of fenced entries too: what cannot be asked again is kept
   insert into held_events (shard, trigger_id, event_id, held_at, event)
@@ -124,6 +125,8 @@ letters as (
   order by a.s, a.i on conflict (digest) do nothing),
 fin as (
   update batches set step = 'commit', open = $4::int, ended_at = case when $3::boolean then statement_timestamp() end,
+    key_shards = case when not $3::boolean then key_shards end, key_epochs = case when not $3::boolean then key_epochs end,
+    key_ids = case when not $3::boolean then key_ids end,
     expires_at = greatest(expires_at, statement_timestamp() + $5::float8 * interval '1 s')
   where batch_id = $1 and ended_at is null and expires_at > statement_timestamp() returning timer_shard),
 fences as (delete from batch_fences where $3::boolean and batch_no = (select batch_no from me)),
@@ -133,9 +136,11 @@ pause as (
     backoff_level = case when $6::boolean then least(backoff_level + 1, 4) else 0 end
   where $3::boolean and timer_shard = (select timer_shard from me) and ($6::boolean or backoff_level > 0))
 select count(*)::int as committed, (extract(epoch from min(u.next_poll_at) - statement_timestamp()) * 1000)::float8 as next_due_ms,
-  coalesce((select min(u.next_poll_at) < t.wake_at or ($3::boolean and t.wake_at <= t.ticked_at)    -- the tick left due rows: a place is free
+  coalesce((select min(u.next_poll_at) < t.wake_at or (t.wake_at <= t.ticked_at and (select open from me) > $4)   -- the tick left due rows: places are free
     from timer_shards t where t.timer_shard = (select timer_shard from me)), true) as arm,
-  (select coalesce(jsonb_agg(jsonb_build_array(s, i, e, case when done then 'already' else 'fenced' end)), '[]') from locked where mine is not true) as exceptions,
+  (select coalesce(jsonb_agg(jsonb_build_array(x.s, x.i, x.e, x.st)), '[]') from (
+    select l.s, l.i, l.e, case when l.done then 'already' else 'fenced' end as st from locked l where l.mine is not true
+    union all select d.s, d.i, d.e, 'fenced' from d where (d.s, d.i) not in (select s, i from locked)) x) as exceptions,
   (select coalesce(jsonb_object_agg(hct, n), '{}') from (
     select hct, count(*) as n from act where halt is not null and halt is distinct from was_halt group by hct) x) as halted
 from upd u`;

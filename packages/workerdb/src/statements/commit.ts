@@ -16,6 +16,8 @@ import { COMMIT } from './commit-sql.ts';
 
 const STATEMENT_BYTES_MAX = 8 * 1024 * 1024;
 const BRAKE_LOCK = 7003;
+/** A row the brake has parked is offered again after this, not at once. */
+const BRAKE_RETRY_SECONDS = 60;
 
 interface Answer {
   readonly committed: number;
@@ -130,7 +132,7 @@ async function run(
     end,
     input.open,
     end ? 0 : (input.extendSeconds ?? 0),
-    end && input.forced,
+    end && input.forced && rows.some((row) => row.outcome === 'release'),
   ];
   if (!rows.some((row) => row.haltCode === 'receiver_gone')) {
     const [answer] = await sql.unsafe<Answer[]>(COMMIT, parameters(rows), { prepare: true });
@@ -162,7 +164,13 @@ async function applyBrake(
     if (room >= 0) return row;
     braked.push({ shard: row.shard, triggerId: row.triggerId, leaseEpoch: row.leaseEpoch, status: 'braked' });
     const { haltCode: _, ...rest } = row;
-    return { ...rest, outcome: 'release', code: 'broadcast.gone', reason: 'the mass-410 brake is on' };
+    return {
+      ...rest,
+      outcome: 'release',
+      code: 'broadcast.gone',
+      reason: 'the mass-410 brake is on',
+      retryAfterSeconds: BRAKE_RETRY_SECONDS,
+    };
   });
   if (room <= 0) await tx.unsafe('update fleet set braked = true where not braked');
   return { chosen, braked };
@@ -188,7 +196,7 @@ function rowJson(row: CommitRow): string {
   if (row.versionUsed !== undefined) json += `,"v":${JSON.stringify(row.versionUsed)}`;
   if (row.primed !== undefined) json += `,"pr":${row.primed}`;
   if (row.deduplicated !== undefined) json += `,"dd":${row.deduplicated}`;
-  if (row.pollMs !== undefined) json += `,"ms":${row.pollMs}`;
+  if (row.pollMs !== undefined) json += `,"ms":${Math.round(row.pollMs)}`;
   if (row.polled === true) json += ',"pl":true';
   if (row.rekeyed === true) json += ',"rk":true';
   if (row.reason !== undefined) json += `,"r":${JSON.stringify(clean(row.reason))}`;

@@ -9,10 +9,13 @@ const FENCED = `coalesce((select jsonb_agg(jsonb_build_array(f.shard, f.trigger_
   from batch_fences f where f.batch_no = (select batch_no from me)), '[]'::jsonb) as fenced`;
 
 export const EXTEND = `
-with me as (
-  update batches set expires_at = greatest(expires_at, statement_timestamp() + $2 * interval '1 s'), hop = $3, step = $4, open = $5
-  where batch_id = $1 and ended_at is null and expires_at > statement_timestamp() returning batch_no)
-select exists (select from me) as live, (select braked from fleet) as brake, ${FENCED}`;
+with was as materialized (select open from batches where batch_id = $1),
+me as (
+  update batches set expires_at = greatest(expires_at, statement_timestamp() + $2 * interval '1 s'), hop = $3, step = $4, open = coalesce($5, open)
+  where batch_id = $1 and ended_at is null and expires_at > statement_timestamp() returning batch_no, timer_shard)
+select exists (select from me) as live, (select braked from fleet) as brake, ${FENCED},
+  (select open from was) > $5 and exists (
+    select from timer_shards t where t.timer_shard = (select timer_shard from me) and t.wake_at <= t.ticked_at) as waiting`;
 
 export const CHECK = `
 with me as (
@@ -23,12 +26,14 @@ interface CheckRow {
   readonly live: boolean;
   readonly brake: boolean;
   readonly fenced: readonly (readonly [number, string, boolean])[];
+  readonly waiting?: boolean | null;
 }
 
 function checkOf(row: CheckRow | undefined): BatchCheck {
   return {
     live: row?.live ?? false,
     brake: row?.brake ?? false,
+    waiting: row?.waiting === true,
     fenced: (row?.fenced ?? []).map(([shard, triggerId, deleted]) => ({ shard, triggerId, deleted })),
   };
 }

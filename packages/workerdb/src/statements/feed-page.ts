@@ -2,13 +2,23 @@
  * Applies a page of the change feed, pulled or pushed: page and cursor in one transaction, by compare-and-set, under the
  * feed's own lock. Reading a page twice is harmless: a change is applied only if its `configVersion` is newer.
  */
-import { type FeedChange, type FeedPageInput, type FeedPageResult, storageShardOf } from '@milkrun/core';
-import type { Sql } from 'postgres';
+import {
+  type FeedChange,
+  type FeedPageInput,
+  type FeedPageResult,
+  hasUncleanText,
+  SEEN_KEYS_MAX,
+  storageShardOf,
+} from '@milkrun/core';
+import type { Sql, TransactionSql } from 'postgres';
 import { FEED } from './feed-sql.ts';
+import { keysJson } from './rows.ts';
 
 export const FEED_LOCK = 7004;
 /** A page that creates more than this spreads its first polls over their phase slots. */
 const HERD_ROWS = 100;
+/** Escapes that jsonb refuses: NUL and surrogates. */
+const UNSTORABLE = /\\u0000|\\ud[89a-f]/i;
 const POLICY_DEFAULT = { dedupe: 'unique', repeatable: true } as const;
 
 interface FeedRow {
@@ -32,7 +42,7 @@ export async function applyPage(sql: Sql, input: FeedPageInput): Promise<FeedPag
     );
     const total = { applied: turn !== undefined, upserted: 0, deleted: 0, fenced: 0, stale: 0, arm: [] as number[] };
     if (turn === undefined) return total;
-    const spread = input.changes.length > HERD_ROWS;
+    const spread = (await countNew(tx, input.changes)) > HERD_ROWS;
     for (const changes of onceEach(input.changes)) {
       const [row] = await tx.unsafe<FeedRow[]>(FEED, [`[${changes.map(changeJson).join(',')}]`, spread, turn.resync], {
         prepare: true,
@@ -46,6 +56,19 @@ export async function applyPage(sql: Sql, input: FeedPageInput): Promise<FeedPag
     }
     return total;
   });
+}
+
+/** How many of a page's triggers there are none of yet; only large pages are worth the look. */
+async function countNew(tx: TransactionSql, changes: readonly FeedChange[]): Promise<number> {
+  const ids = new Set(changes.filter((change) => change.op === 'upsert').map((change) => change.triggerId));
+  if (ids.size <= HERD_ROWS) return ids.size;
+  const keys = [...ids].map((triggerId) => ({ shard: storageShardOf(triggerId), triggerId }));
+  const [known] = await tx.unsafe<{ n: number }[]>(
+    `select count(*)::int as n from jsonb_to_recordset($1::text::jsonb) as k(s smallint, i uuid) cross join lateral (
+       select 1 from polling_triggers t where t.shard = k.s and t.trigger_id = k.i limit 1) x`,
+    [keysJson(keys)],
+  );
+  return ids.size - (known?.n ?? 0);
 }
 
 /** Slices in which each trigger stands once, its changes in the order of their versions: a rewind is never skipped. */
@@ -79,7 +102,10 @@ function decodePollState(text: string | undefined): PollStateText | undefined {
     const json = Buffer.from(text, 'base64').toString('utf8');
     const value = JSON.parse(json) as { v?: unknown; cursor?: unknown; seen?: unknown; version?: unknown };
     if (value.v !== 1 || typeof value.seen !== 'string' || !/^[A-Za-z0-9+/=]*$/.test(value.seen)) return undefined;
-    if (Buffer.from(value.seen, 'base64').byteLength % 8 !== 0) return undefined;
+    const bytes = Buffer.from(value.seen, 'base64').byteLength;
+    if (bytes % 8 !== 0 || bytes > SEEN_KEYS_MAX * 8) return undefined;
+    if (hasUncleanText(JSON.stringify(value)) || UNSTORABLE.test(JSON.stringify(value.cursor ?? null)))
+      return undefined;
     return {
       cursor: JSON.stringify(value.cursor ?? null),
       seen: value.seen,

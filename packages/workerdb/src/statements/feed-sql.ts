@@ -9,21 +9,28 @@ with d as materialized (
   select r.*, case when r.hs then r.cur is null or r.cur = 'null'::jsonb end as from_start
   from jsonb_to_recordset($1::text::jsonb) as r(del boolean, s smallint, i uuid, cv bigint, tn text, tk text, sl text, ve text, cf jsonb,
     co text, iv integer, en boolean, si timestamptz, cr timestamptz, po jsonb, pm boolean, pn boolean, hs boolean, cur jsonb,
-    sc jsonb, ss text, sv text, hp boolean, re text, ph integer)),
-lk as materialized (
-  select d.*, t.*, p.*, coalesce(p.old_cv, (select z.config_version from tombstones z where z.trigger_id = d.i), -1) < d.cv as newer
-  from (select * from d order by s, i) d left join lateral (
-    select t.trigger_id as found, t.lease_epoch, t.lease_owner, t.interval_s as old_iv, t.phase_s as old_ph, t.enabled as old_en,
-      t.halted_code as old_halt, t.next_poll_at as old_next, t.last_polled_at
-    from polling_trigger_runs t where t.shard = d.s and t.trigger_id = d.i limit 1 for update of t) t on true
-  left join lateral (
+    sc jsonb, ss text, sv text, hp boolean, re text, ph integer) limit jsonb_array_length($1::text::jsonb)),
+old as materialized (
+  select d.*, p.*, coalesce(p.old_cv, (select z.config_version from tombstones z where z.trigger_id = d.i), -1) < d.cv as newer
+  from d left join lateral (
     select q.config_version as old_cv, q.connection_id as old_co, q.version_wanted as old_ve, q.config as old_cf
     from polling_triggers q where q.shard = d.s and q.trigger_id = d.i limit 1) p on true),
+known as materialized (                                         -- only the feed makes and deletes rows, under its lock
+  select o.*, t.trigger_id as found, t.lease_epoch, t.lease_owner, t.interval_s as old_iv, t.phase_s as old_ph, t.enabled as old_en,
+    t.halted_code as old_halt, t.next_poll_at as old_next, t.last_polled_at
+  from (select * from old where old_cv is not null order by s, i) o
+  join polling_trigger_runs t on t.shard = o.s and t.trigger_id = o.i order by t.shard, t.trigger_id for update of t),
+lk as materialized (
+  select * from known union all
+  select o.*, null::uuid, null::int, null::bigint, null::int, null::int, null::boolean, null::smallint, null::timestamptz, null::timestamptz
+  from old o where o.old_cv is null),
 x as materialized (
   select l.*,
     l.found is not null and (l.del or l.hs or l.en is distinct from l.old_en or l.co is distinct from l.old_co
       or l.ve is distinct from l.old_ve or l.cf is distinct from l.old_cf or l.re is not null) as fences,
-    l.old_halt is not null and l.en and (l.re is not null or l.hs or not l.old_en or l.co is distinct from l.old_co or l.cf is distinct from l.old_cf) as lifts,
+    l.old_halt is not null and l.en and case when l.old_halt = 2 then l.re is not null or l.hs or l.hp   -- cursor_lost: only with a place to go on from
+      else l.re is not null or l.hs or not l.old_en or l.co is distinct from l.old_co or l.cf is distinct from l.old_cf end as lifts,
+    coalesce(l.old_halt = 2 and l.hp and not coalesce(l.hs, false), false) as restores,
     coalesce(l.re = 'now', false) or coalesce(l.from_start, false) as reprimes
   from lk l where l.newer),
 upd as (
@@ -43,7 +50,7 @@ upd as (
     poll_requested_at = case when x.pn then statement_timestamp() else t.poll_requested_at end,
     failure_count = case when x.lifts or x.hs then 0 else t.failure_count end,
     poison_count = case when x.lifts or x.hs then 0 else t.poison_count end,
-    primed = case when x.reprimes then false when x.hs then true else t.primed end
+    primed = case when x.reprimes then false when x.hs or x.restores then true else t.primed end
   from x where not x.del and x.found is not null and t.shard = x.s and t.trigger_id = x.i
   returning t.shard, t.next_poll_at),
 def as (
@@ -54,8 +61,9 @@ def as (
     created_at = case when x.from_start and x.si is not null then x.si when x.re = 'now' then statement_timestamp() else p.created_at end
   from x where not x.del and x.found is not null and p.shard = x.s and p.trigger_id = x.i),
 mem as (
-  update polling_trigger_states s set cursor = case when x.reprimes then null else x.cur end, seen = ''
-  from x where not x.del and x.found is not null and (x.hs or x.reprimes) and s.shard = x.s and s.trigger_id = x.i),
+  update polling_trigger_states s set cursor = case when x.reprimes then null when x.restores then nullif(x.sc, 'null'::jsonb) else x.cur end,
+    seen = case when x.restores and not x.reprimes then coalesce(decode(x.ss, 'base64'), '') else '' end
+  from x where not x.del and x.found is not null and (x.hs or x.reprimes or x.restores) and s.shard = x.s and s.trigger_id = x.i),
 fen as (
   insert into batch_fences (batch_no, shard, trigger_id, deleted)
   select b.batch_no, x.s, x.i, x.del from x join batches b on b.batch_no = x.lease_owner and b.ended_at is null

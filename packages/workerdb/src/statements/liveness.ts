@@ -42,7 +42,8 @@ h as (delete from source_health where slot < floor(extract(epoch from statement_
 l as (delete from source_limits where per_minute is null and not_before < statement_timestamp() - interval '1 min'),
 o as (delete from lifecycle_outbox where acknowledged_at < statement_timestamp() - interval '30 days'),
 t as (delete from tombstones where deleted_at < statement_timestamp() - interval '30 days'),
-e as (update batches set ended_at = statement_timestamp(), open = 0 where ended_at is null and started_at < statement_timestamp() - interval '24 h' returning batch_no),
+e as (update batches set ended_at = statement_timestamp(), open = 0, key_shards = null, key_epochs = null, key_ids = null where ended_at is null and started_at < statement_timestamp() - interval '24 h' returning batch_no),
+n as (update polling_trigger_runs set next_poll_at = statement_timestamp() where enabled and owner = 'v' and halted_code is null and next_poll_at is null),
 x as (delete from batch_fences f where not exists (select from batches b where b.batch_no = f.batch_no and b.ended_at is null)),
 g as (delete from batches where ended_at < statement_timestamp() - interval '7 days')
 select timer_shard from timer_shards

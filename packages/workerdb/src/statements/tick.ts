@@ -10,9 +10,9 @@ import { TIMER_SHARD_LOCK } from './claim.ts';
 export const TICK = `
 with live as materialized (select batch_no, expires_at, open from batches where ended_at is null and expires_at > statement_timestamp()),
 pend as materialized (
-  select batch_id, batch_no, planned, key_shards, key_ids from batches
+  select batch_id, batch_no, planned, key_shards, key_ids, key_epochs from batches
   where claimed_at is null and ended_at is null and started_at > statement_timestamp() - interval '60 s'),
-planned as materialized (select k.s, k.i from pend, unnest(pend.key_shards, pend.key_ids) as k(s, i)),
+planned as materialized (select k.s, k.i, k.e from pend, unnest(pend.key_shards, pend.key_ids, pend.key_epochs) as k(s, i, e)),
 hold as materialized (select toolkit_h, connection_h, not_before from source_limits where not_before > statement_timestamp()),
 cand as (                                                       -- "due at" is one expression: count and next wake cannot disagree
   select t.shard, t.trigger_id, t.lease_epoch, t.tenant_h, greatest(t.next_poll_at, b.expires_at, c.not_before, k.not_before, g.not_before) as at
@@ -28,7 +28,7 @@ cand as (                                                       -- "due at" is o
 ready as materialized (
   select c.shard, c.trigger_id, c.lease_epoch, c.at, row_number() over (partition by c.tenant_h order by c.at, c.trigger_id) as rank
   from cand c where c.at <= statement_timestamp()
-    and not exists (select from planned p where p.s = c.shard and p.i = c.trigger_id)),
+    and not exists (select from planned p where p.s = c.shard and p.i = c.trigger_id and p.e = c.lease_epoch)),
 sums as materialized (
   select (select count(*) from ready) as due, (select min(at) from ready) as oldest,
     (select min(at) from cand where at > statement_timestamp()) as next,

@@ -1,0 +1,257 @@
+/** The tick: who is planned first, how much is planned, and when it comes again. */
+import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
+import type { WorkerDb } from '../src/index.ts';
+import { batchIds, change, claimAll, commit, emptied, expire, freshDb, push, row, tick } from './support.ts';
+
+let db: WorkerDb;
+beforeAll(async () => {
+  db = await freshDb(4);
+});
+beforeEach(async () => {
+  await emptied(db);
+});
+afterAll(async () => {
+  await db.close();
+});
+
+const many = (count: number, over: Parameters<typeof change>[0] = {}) =>
+  Array.from({ length: count }, () => change(over));
+
+async function dueAll(): Promise<void> {
+  await db.sql`update polling_trigger_runs set next_poll_at = statement_timestamp() - interval '1 s' where next_poll_at is not null`;
+}
+
+/** Rows straight into the hot table and their definitions, all due: thousands for the price of one statement. */
+async function insertDue(count: number): Promise<void> {
+  await db.sql.unsafe(`
+    create temporary table made on commit drop as
+    select shard, id from (select ('00000000-0000-4000-8000-' || lpad(n::text, 12, '0'))::uuid as id from generate_series(1, ${count}) n) i
+      cross join lateral (select (get_byte(h, 0) * 256 + get_byte(h, 1)) % 64 as shard from sha256(id::text::bytea) h) s;
+    insert into polling_triggers (shard, trigger_id, config_version, created_at, tenant_id, toolkit, slug, version_wanted, connection_id, poll_policy, config)
+      select shard, id, 1, now(), 'tenant', 'synthetic', 'synthetic', '1', 'connection', '{"dedupe":"unique","repeatable":true}', '{}' from made;
+    insert into polling_trigger_runs (shard, enabled, owner, interval_s, trigger_id, phase_s, tenant_h, toolkit_h, def_bytes, connection_h, next_poll_at, primed)
+      select shard, true, 'v', 300, id, 0, hash32('tenant'), hash32('synthetic'), 300, hash64('tenant', 'connection'), now() - interval '1 s', true from made;`);
+}
+
+/** Seconds from the database's now to the recorded wake. */
+async function wakeIn(timerShard = 0): Promise<number> {
+  const [found] =
+    await db.sql`select extract(epoch from wake_at - statement_timestamp())::float8 as s from timer_shards where timer_shard = ${timerShard}`;
+  return found?.s as number;
+}
+
+describe('what is planned', () => {
+  test('a tenant with nine tenths of the due rows does not crowd out the others', async () => {
+    await push(db, many(900, { tenantId: 'large' }));
+    for (let n = 0; n < 10; n += 1) await push(db, many(10, { tenantId: `small-${n}` }));
+    await dueAll();
+    const { planned, left } = await tick(db, { batchSize: 200, batchIds: batchIds(1) });
+    expect([planned.length, left]).toEqual([1, 800]);
+    const claim = await db.claim({ batchId: planned[0]?.batchId ?? '', leaseSeconds: 45, bytesMax: 1e7 });
+    const byTenant = Map.groupBy(claim.triggers, (one) => one.tenantId);
+    for (let n = 0; n < 10; n += 1) expect(byTenant.get(`small-${n}`)).toHaveLength(10);
+    expect(byTenant.get('large')).toHaveLength(100);
+  });
+
+  test('within a tenant the longest overdue come first', async () => {
+    await push(db, many(30));
+    await db.sql`update polling_trigger_runs set next_poll_at = statement_timestamp() - interval '1 s' * (1 + ('x' || right(trigger_id::text, 4))::bit(16)::int)`;
+    const oldest =
+      await db.sql`select trigger_id::text as id from polling_trigger_runs order by next_poll_at, trigger_id limit 10`;
+    const { planned } = await tick(db, { batchSize: 10, batchIds: batchIds(1) });
+    const claim = await db.claim({ batchId: planned[0]?.batchId ?? '', leaseSeconds: 45, bytesMax: 1e7 });
+    expect(claim.triggers.map((one) => one.triggerId).sort()).toEqual(oldest.map((one) => one.id as string).sort());
+  });
+
+  test('due rows become full batches, the last one the rest, and each row is planned once', async () => {
+    await insertDue(250);
+    await db.heartbeatWorker({ workerId: 'a', width: 500 });
+    await db.heartbeatWorker({ workerId: 'b', width: 500 });
+    const result = await tick(db, { batchSize: 100 });
+    expect(result.planned.map((batch) => batch.keys)).toEqual([100, 100, 50]);
+    expect(await tick(db, { batchSize: 100 })).toMatchObject({
+      due: 0,
+      planned: [],
+      unclaimed: result.planned.map((batch) => batch.batchId),
+    });
+  });
+
+  test('entries without a result are bounded by twice the batch size for each live worker', async () => {
+    await insertDue(1000);
+    expect((await tick(db, { batchSize: 100 })).planned).toHaveLength(2);
+    await emptied(db);
+    await insertDue(1000);
+    await db.heartbeatWorker({ workerId: 'a', width: 500 });
+    await db.heartbeatWorker({ workerId: 'b', width: 500 });
+    await db.heartbeatWorker({ workerId: 'c', width: 500 });
+    await db.sql`update workers set seen_at = statement_timestamp() - interval '1 min' where worker_id = 'c'`;
+    const first = await tick(db, { batchSize: 100 });
+    expect([first.planned.length, first.left, first.wakeInMs]).toEqual([4, 600, 0]);
+    expect((await tick(db, { batchSize: 100 })).planned).toEqual([]);
+    // A batch whose entries have nearly all a result holds that many places and not a whole batch.
+    const batchId = first.planned[0]?.batchId ?? '';
+    await db.claim({ batchId, leaseSeconds: 45, bytesMax: 1e7 });
+    await db.extend({ batchId, leaseSeconds: 45, hop: 0, step: 'poll', open: 1 });
+    expect((await tick(db, { batchSize: 100 })).planned.map((batch) => batch.keys)).toEqual([99]);
+  });
+
+  test('batches are bounded by sixteen for each live worker, however small', async () => {
+    await insertDue(40);
+    for (let n = 0; n < 16; n += 1) {
+      const { planned } = await tick(db, { batchSize: 1, batchIds: batchIds(1) });
+      const batchId = planned[0]?.batchId ?? '';
+      await db.claim({ batchId, leaseSeconds: 45, bytesMax: 1e7 });
+      await db.extend({ batchId, leaseSeconds: 45, hop: 0, step: 'poll', open: 0 });
+    }
+    expect(await tick(db, { batchSize: 1 })).toMatchObject({ planned: [], due: 24, left: 24 });
+  });
+
+  test('nothing is planned while dispatch is held or the shard backs off, and what is due is still counted', async () => {
+    await push(db, many(3));
+    expect(await tick(db, { dispatch: false })).toMatchObject({ due: 3, left: 3, planned: [] });
+    await db.sql`update timer_shards set backoff_until = statement_timestamp() + interval '20 s'`;
+    const paused = await tick(db);
+    expect(paused).toMatchObject({ due: 3, planned: [] });
+    expect(paused.wakeInMs).toBeGreaterThan(15_000);
+  });
+
+  test('a batch that nobody claimed for a minute gives its keys back', async () => {
+    await push(db, many(3));
+    await tick(db);
+    expect((await tick(db)).due).toBe(0);
+    await db.sql`update batches set started_at = statement_timestamp() - interval '61 s'`;
+    expect((await tick(db)).planned.map((batch) => batch.keys)).toEqual([3]);
+  });
+});
+
+describe('holds', () => {
+  const hold = (toolkit: string, connectionId: string | null, seconds: number) =>
+    db.sql`insert into source_limits (toolkit_h, connection_h, not_before, made_at, reason, toolkit, tenant_id, connection_id)
+      values (hash32(${toolkit}), ${connectionId === null ? 0 : db.sql`hash64('tenant-1', ${connectionId})`},
+        statement_timestamp() + ${seconds} * interval '1 s', statement_timestamp(), 'operator', ${toolkit}, '', ${connectionId ?? ''})`;
+
+  test('rows of a held toolkit or connection are not due before the hold ends, and wake the shard then', async () => {
+    await push(db, [
+      ...many(2, { toolkit: 'held' }),
+      ...many(3, { connectionId: 'held' }),
+      change({ connectionId: 'free' }),
+    ]);
+    await hold('held', null, 30);
+    await hold('synthetic', 'held', 50);
+    expect(await tick(db)).toMatchObject({ due: 1, left: 0 });
+    expect(await wakeIn()).toBeGreaterThan(25);
+    expect(await wakeIn()).toBeLessThanOrEqual(30);
+  });
+
+  test('maintenance holds everything', async () => {
+    await push(db, many(4));
+    await db.sql`insert into source_limits (toolkit_h, connection_h, not_before, made_at, reason, toolkit, tenant_id, connection_id)
+      values (0, 0, statement_timestamp() + interval '40 s', statement_timestamp(), 'maintenance', '', '', '')`;
+    expect(await tick(db)).toMatchObject({ due: 0, planned: [] });
+  });
+
+  test('a hold that came after the plan still keeps the claim away', async () => {
+    await push(db, [change({ toolkit: 'held' }), change()]);
+    const { planned } = await tick(db);
+    await hold('held', null, 30);
+    const claim = await db.claim({ batchId: planned[0]?.batchId ?? '', leaseSeconds: 45, bytesMax: 1e7 });
+    expect(claim.triggers.map((one) => one.toolkit)).toEqual(['synthetic']);
+  });
+
+  test('a pair with a rate gets that many a minute: claim takes no more and moves the hold on', async () => {
+    await push(db, many(10));
+    await db.sql`insert into source_limits (toolkit_h, connection_h, per_minute, not_before, made_at, reason, toolkit, tenant_id, connection_id)
+      values (hash32('synthetic'), 0, 4, statement_timestamp(), statement_timestamp(), 'operator', 'synthetic', '', '')`;
+    expect((await claimAll(db)).triggers).toHaveLength(4);
+    const [limit] = await db.sql`select extract(epoch from not_before - statement_timestamp())::float8 as s from source_limits`;
+    expect(limit?.s).toBeGreaterThan(50);
+    expect((await tick(db)).due).toBe(0);
+  });
+});
+
+describe('wake', () => {
+  test('is the soonest next due time, at most a minute away', async () => {
+    await push(db, many(5));
+    await db.sql`update polling_trigger_runs set next_poll_at = statement_timestamp() + interval '1 day'`;
+    await tick(db);
+    expect(await wakeIn()).toBeGreaterThan(55);
+    expect(await wakeIn()).toBeLessThanOrEqual(60);
+    await db.sql`update polling_trigger_runs set next_poll_at = statement_timestamp() + interval '20 s'
+      where trigger_id = (select trigger_id from polling_trigger_runs limit 1)`;
+    const result = await tick(db);
+    expect(result.wakeInMs).toBeGreaterThan(15_000);
+    expect(result.wakeInMs).toBeLessThanOrEqual(20_000);
+  });
+
+  test('a leased row is due when its lease ends', async () => {
+    await push(db, many(2));
+    const { batchId } = await claimAll(db, 30);
+    const result = await tick(db);
+    expect(result).toMatchObject({ due: 0, planned: [] });
+    expect(result.wakeInMs).toBeGreaterThan(25_000);
+    expect(result.wakeInMs).toBeLessThanOrEqual(30_000);
+    await expire(db, batchId);
+    expect((await tick(db)).due).toBe(2);
+  });
+
+  test('due rows left behind record the wake as now, so the end of a batch arms the shard', async () => {
+    await insertDue(300);
+    const first = await tick(db, { batchSize: 100 });
+    expect([first.left, first.wakeInMs]).toEqual([100, 0]);
+    const batchId = first.planned[0]?.batchId ?? '';
+    const claim = await db.claim({ batchId, leaseSeconds: 45, bytesMax: 1e7 });
+    const rows = claim.triggers.map((one) => row(one));
+    expect((await commit(db, batchId, rows)).arm).toBe(true);
+  });
+
+  test('a commit whose next polls lie behind the recorded wake does not arm', async () => {
+    await push(db, many(3, { intervalSeconds: 86_400 }));
+    const { batchId, triggers } = await claimAll(db);
+    await tick(db);
+    const result = await commit(
+      db,
+      batchId,
+      triggers.map((one) => row(one)),
+    );
+    expect(result.arm).toBe(false);
+  });
+
+  test('a commit whose rows are due at once arms', async () => {
+    await push(db, many(1));
+    const { batchId, triggers } = await claimAll(db);
+    await tick(db);
+    const result = await commit(
+      db,
+      batchId,
+      triggers.map((one) => row(one, { outcome: 'more' })),
+    );
+    expect(result).toMatchObject({ committed: 1, arm: true });
+    expect(result.nextDueInMs).toBeLessThanOrEqual(0);
+  });
+});
+
+describe('several timer shards', () => {
+  test('each plans its own storage shards and leaves the others alone', async () => {
+    await insertDue(200);
+    await db.ensureTimerShards(4);
+    const seen: string[] = [];
+    for (const timerShard of await db.timerShards()) {
+      const { planned } = await db.tick({ timerShard, batchSize: 5000, batchIds: batchIds(1), dispatch: true });
+      const claim = await db.claim({ batchId: planned[0]?.batchId ?? '', leaseSeconds: 45, bytesMax: 1e7 });
+      expect(claim.triggers.every((one) => one.shard % 4 === timerShard)).toBe(true);
+      seen.push(...claim.triggers.map((one) => one.triggerId));
+    }
+    expect(new Set(seen).size).toBe(200);
+    await db.ensureTimerShards(1);
+    expect(await db.timerShards()).toEqual([0]);
+    expect((await db.shards())[0]?.storageShards).toHaveLength(64);
+  });
+
+  test('a shard there is no row for plans nothing', async () => {
+    await insertDue(5);
+    expect(await db.tick({ timerShard: 9, batchSize: 10, batchIds: batchIds(1), dispatch: true })).toMatchObject({
+      planned: [],
+      due: 0,
+    });
+  });
+});
