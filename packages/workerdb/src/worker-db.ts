@@ -79,6 +79,15 @@ async function retried<T>(work: () => Promise<T>): Promise<T> {
 }
 
 export async function openWorkerDb(options: WorkerDbOptions): Promise<WorkerDb> {
+  // A connection of its own: the role's settings hold for connections made after they were set.
+  if (options.migrate !== false) {
+    const migrating = postgres(options.url, { max: 1, onnotice: () => {} });
+    try {
+      await migrate(migrating);
+    } finally {
+      await migrating.end({ timeout: 5 });
+    }
+  }
   const sql = postgres(options.url, {
     max: options.connections ?? 10,
     onnotice: () => {},
@@ -87,8 +96,7 @@ export async function openWorkerDb(options: WorkerDbOptions): Promise<WorkerDb> 
     connect_timeout: 10,
   });
   try {
-    if (options.migrate === false) await assertMigrated(sql);
-    else await migrate(sql);
+    await assertMigrated(sql);
     await sql.unsafe('select poll_log_days(7, 30)');
   } catch (error) {
     await sql.end({ timeout: 1 });
