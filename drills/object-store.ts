@@ -13,6 +13,7 @@ import { systemClock } from '@milkrun/core';
 import { createObjectStore, type OpenedObjectStore } from '@milkrun/object-store';
 import type { Drill, DrillInput, DrillResult } from './lib/index.ts';
 import { bodyOf } from './lib/object-writer.ts';
+import { randomFrom } from './lib/random.ts';
 import { findVersitygw, startVersitygw, VERSITYGW_CREDENTIALS, type Versitygw } from './lib/versitygw.ts';
 
 const RACERS = 32;
@@ -144,15 +145,4 @@ async function killWriter(
 
 function storeAt(stores: readonly OpenedObjectStore[], at: number): OpenedObjectStore {
   return stores[at % stores.length] as OpenedObjectStore;
-}
-
-/** mulberry32: numbers in [0, 1), the same for the same seed. */
-function randomFrom(seed: number): () => number {
-  let state = seed >>> 0;
-  return () => {
-    state = (state + 0x6d2b79f5) >>> 0;
-    let mixed = Math.imul(state ^ (state >>> 15), state | 1);
-    mixed ^= mixed + Math.imul(mixed ^ (mixed >>> 7), mixed | 61);
-    return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32;
-  };
 }
