@@ -53,7 +53,7 @@ export interface WriteOptions {
   readonly reason?: string | undefined;
 }
 
-export interface Upserted {
+interface Upserted {
   readonly id: string;
   readonly created: boolean;
 }
