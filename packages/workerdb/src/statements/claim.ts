@@ -18,6 +18,7 @@ with me as materialized (                                       -- the memory of
   where batch_id = $1 and claimed_at is null and ended_at is null for update),
 live as materialized (select batch_no from batches where ended_at is null and expires_at > statement_timestamp()),
 lim as materialized (select toolkit_h, connection_h, per_minute, not_before from source_limits),
+held as materialized (select toolkit_h, connection_h from lim where not_before > statement_timestamp()),
 keys as materialized (
   select k.s, k.i, k.e from me, unnest(me.key_shards, me.key_ids, me.key_epochs) as k(s, i, e) order by k.s, k.i),
 locked as materialized (                                        -- every predicate of the tick again, on the newest version
@@ -26,8 +27,9 @@ locked as materialized (                                        -- every predica
   where t.enabled and t.owner = 'v'
     and (t.halted_code is null or t.halted_probe) and t.next_poll_at <= statement_timestamp()
     and (t.lease_owner is null or t.lease_owner <> all (array(select batch_no from live)))
-    and not exists (select from lim h where h.not_before > statement_timestamp() and h.toolkit_h in (0, t.toolkit_h)
-      and h.connection_h in (0, t.connection_h) offset 0)
+    and (t.toolkit_h, t.connection_h) not in (select toolkit_h, connection_h from held)   -- by hash: holds may be many
+    and (t.toolkit_h, 0::bigint) not in (select toolkit_h, connection_h from held)
+    and not exists (select from held where toolkit_h = 0 and connection_h = 0)
   order by t.shard, t.trigger_id for update of t skip locked),
 paced as materialized (                                         -- rows under a limit, in turn
   select l.shard, l.trigger_id, h.toolkit_h, h.connection_h, h.per_minute,

@@ -12,7 +12,7 @@ with me as materialized (
   where batch_id = $1 and ended_at is null and expires_at > statement_timestamp()),
 d as materialized (
   select * from jsonb_to_recordset($2::text::jsonb) as d(s smallint, i uuid, e integer, o text, c smallint, ct text, hc smallint, hct text,
-    ha integer, ch text, ra integer, cur jsonb, sn text, v text, pr boolean, ev integer, dd integer, ms integer, pl boolean, rk boolean,
+    ha integer, ch text, ra integer, cur jsonb, cn boolean, sn text, v text, pr boolean, ev integer, dd integer, ms integer, pl boolean, rk boolean,
     r text, h jsonb, hd jsonb, dl jsonb, w jsonb) limit jsonb_array_length($2::text::jsonb)),
 locked as materialized (                                        -- in key order, with the values as they were
   select d.*, t.lease_owner = (select batch_no from me) and t.lease_epoch = d.e and t.enabled as mine, t.last_committed_epoch >= d.e as done,
@@ -70,8 +70,8 @@ upd as (
   where t.shard = d.s and t.trigger_id = d.i and t.lease_owner = m.batch_no and t.lease_epoch = d.e and t.enabled
   returning d.*, t.next_poll_at, t.interval_s, m.now),
 st as (
-  update polling_trigger_states s set cursor = coalesce(d.cur, s.cursor), seen = coalesce(decode(d.sn, 'base64'), s.seen)
-  from act d where s.shard = d.s and s.trigger_id = d.i and (d.cur is not null or d.sn is not null)),
+  update polling_trigger_states s set cursor = case when d.cn then null else coalesce(d.cur, s.cursor) end, seen = coalesce(decode(d.sn, 'base64'), s.seen)
+  from act d where s.shard = d.s and s.trigger_id = d.i and (d.cur is not null or d.cn or d.sn is not null)),
 log as (
   insert into poll_log (at, trigger_id, lease_epoch, code, outcome, events, deduplicated, poll_ms, quiet_polls, quiet_since, reason)
   select now, i, e, case when is_down then 6 else c end, case when halt is not null then 'halt' else o end, ev, coalesce(dd, 0), ms, was_polls, was_since, r

@@ -191,7 +191,9 @@ function rowJson(row: CommitRow): string {
   if (row.haltAfter !== undefined) json += `,"ha":${row.haltAfter}`;
   if (row.charge !== undefined) json += `,"ch":"${CHARGE[row.charge]}"`;
   if (row.retryAfterSeconds !== undefined) json += `,"ra":${Math.ceil(row.retryAfterSeconds)}`;
-  if (row.cursor !== undefined) json += `,"cur":${row.cursor}`;
+  // A JSON null in a record is an SQL null, which means unchanged: a cursor that became null says so itself.
+  if (row.cursor === 'null') json += ',"cn":true';
+  else if (row.cursor !== undefined) json += `,"cur":${row.cursor}`;
   if (row.seen !== undefined) json += `,"sn":"${Buffer.from(row.seen).toString('base64')}"`;
   if (row.versionUsed !== undefined) json += `,"v":${JSON.stringify(row.versionUsed)}`;
   if (row.primed !== undefined) json += `,"pr":${row.primed}`;

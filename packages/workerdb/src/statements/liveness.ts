@@ -1,14 +1,14 @@
 /**
  * The liveness invariant and freshness, in SQL alone (design section 7), with the counts the brake and the fleet page use.
- * One scan of the hot table; what breaches is named, at most 1,000 a kind.
+ * One scan of the hot table; what breaches is named, at most 1,000.
  */
 import type { LivenessReport, Violation } from '@milkrun/core';
 import type { Sql } from 'postgres';
 
-/** $1: seconds of a tick. */
-const LIVENESS = `
+/** Every row with what it breaches, `kind`, null for the sound ones. $1: seconds of a tick. Holds are looked up by hash. */
+const ROWS = `
 with live as materialized (select batch_no, expires_at from batches where ended_at is null and expires_at > statement_timestamp()),
-hold as materialized (select toolkit_h, connection_h, not_before from source_limits where not_before > statement_timestamp() or per_minute is not null),
+hold as materialized (select toolkit_h, connection_h from source_limits where not_before > statement_timestamp() or per_minute is not null),
 shards as materialized (
   select s.shard, t.timer_shard, t.backoff_until > statement_timestamp() as paused
   from timer_shards t, unnest(t.serves) as s(shard)),
@@ -16,7 +16,8 @@ r as (
   select t.shard, t.trigger_id, t.next_poll_at, t.interval_s, t.last_ok_at, t.last_code, t.owner, t.ownership_since, t.halted_code,
     t.enabled and t.owner = 'v' and t.halted_code is null as polled,
     b.batch_no is not null as leased,
-    exists (select from hold h where h.toolkit_h in (0, t.toolkit_h) and h.connection_h in (0, t.connection_h)) as held
+    (t.toolkit_h, t.connection_h) in (select toolkit_h, connection_h from hold) or (t.toolkit_h, 0::bigint) in (select toolkit_h, connection_h from hold)
+      or exists (select from hold where toolkit_h = 0 and connection_h = 0) as held
   from polling_trigger_runs t left join live b on b.batch_no = t.lease_owner),
 v as (
   select r.*, s.timer_shard, s.paused,
@@ -24,14 +25,19 @@ v as (
       when r.polled and r.next_poll_at > statement_timestamp() + greatest(r.interval_s, 86400) * interval '1 s' + interval '1 min' then 'too_far_ahead'
       when r.polled and not r.leased and r.next_poll_at < statement_timestamp() - ($1::float8 + 60) * interval '1 s' then 'overdue'
       when r.owner in ('i', 'o') and r.ownership_since < statement_timestamp() - interval '10 min' then 'stuck_handoff' end as kind
-  from r left join shards s on s.shard = r.shard)
-select count(*)::int as checked, count(*) filter (where polled)::int as polled,
+  from r left join shards s on s.shard = r.shard)`;
+
+const LIVENESS = `${ROWS}
+select count(*)::int as checked, count(*) filter (where polled)::int as polled, count(kind)::int as breaches,
   count(*) filter (where polled and last_ok_at < statement_timestamp() - 3 * interval_s * interval '1 s')::int as stale,
-  coalesce(extract(epoch from statement_timestamp() - min(next_poll_at) filter (where polled and not leased and not held)), 0)::float8 as oldest,
-  coalesce((array_agg(jsonb_build_object('kind', kind, 'triggerId', trigger_id, 'timerShard', timer_shard, 'held', held or coalesce(paused, false),
-    'detail', 'next poll ' || coalesce(next_poll_at::text, 'never') || ', last code ' || coalesce((select code from codes where no = last_code), 'none')))
-    filter (where kind is not null))[1:1000], '{}') as violations
+  coalesce(extract(epoch from statement_timestamp() - min(next_poll_at) filter (where polled and not leased and not held)), 0)::float8 as oldest
 from v`;
+
+/** Only asked when there are any: after an outage they are all rows, and what names them must not be built a million times. */
+const NAMED = `${ROWS}
+select v.kind, v.trigger_id as "triggerId", v.timer_shard as "timerShard", v.held or coalesce(v.paused, false) as held,
+  'next poll ' || coalesce(v.next_poll_at::text, 'never') || ', last code ' || coalesce((select code from codes where no = v.last_code), 'none') as detail
+from v where v.kind is not null limit 1000`;
 
 const AFTERWARDS = `
 with f as (
@@ -54,11 +60,13 @@ interface LivenessRow {
   readonly polled: number;
   readonly stale: number;
   readonly oldest: number;
-  readonly violations: readonly Violation[];
+  readonly breaches: number;
 }
 
 export async function checkLiveness(sql: Sql, tickSeconds: number): Promise<LivenessReport> {
   const [row] = await sql.unsafe<LivenessRow[]>(LIVENESS, [tickSeconds], { prepare: true });
+  const violations =
+    (row?.breaches ?? 0) > 0 ? await sql.unsafe<Violation[]>(NAMED, [tickSeconds], { prepare: true }) : [];
   const quiet = await sql.unsafe<{ timer_shard: number }[]>(AFTERWARDS, [row?.polled ?? 0, tickSeconds], {
     prepare: true,
   });
@@ -67,7 +75,7 @@ export async function checkLiveness(sql: Sql, tickSeconds: number): Promise<Live
     polled: row?.polled ?? 0,
     stale: row?.stale ?? 0,
     oldestDueSeconds: Math.max(0, row?.oldest ?? 0),
-    violations: row?.violations ?? [],
+    violations: [...violations],
     quietShards: quiet.map((one) => one.timer_shard),
   };
 }

@@ -36,9 +36,11 @@ sums as materialized (
     (select count(*) from live) + (select count(*) from pend) as batches,
     (select coalesce(sum(open), 0) from live) + (select coalesce(sum(planned), 0) from pend) as open,
     coalesce((select backoff_until from timer_shards where timer_shard = $1), '-infinity') as backoff),
-room as materialized (                                          -- bounded by work, so a straggler holds one place and not a batch
-  select case when not $5::boolean or backoff > statement_timestamp() then 0 else greatest(0, least(
-    due, 2 * $3::int * workers - open, $3::int * (16 * workers - batches), $3::int * cardinality($4::text[]))) end as keys from sums),
+room as materialized (                                          -- bounded by work, so a straggler holds one place and not a batch;
+  select case when k.keys >= k.due or (k.keys % $3::int) * 2 >= $3::int then k.keys      -- a small rest of it waits for places for more,
+    else k.keys - k.keys % $3::int end as keys from (                                    -- or one odd batch would split all that follow
+    select due, case when not $5::boolean or backoff > statement_timestamp() then 0 else greatest(0, least(
+      due, 2 * $3::int * workers - open, $3::int * (16 * workers - batches), $3::int * cardinality($4::text[]))) end as keys from sums) k),
 ranked as (
   select r.shard, r.trigger_id, r.lease_epoch, row_number() over (order by r.rank, r.at, r.trigger_id) as rn
   from ready r order by r.rank, r.at, r.trigger_id limit (select keys from room)),

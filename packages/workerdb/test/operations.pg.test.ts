@@ -1,0 +1,278 @@
+/** What stands around the statements of a batch: turns, workers, verbs, views, sources that are down. */
+import { randomUUID } from 'node:crypto';
+import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
+import type { WorkerDb } from '../src/index.ts';
+import { change, claimAll, commit, emptied, freshDb, push, row, runRow, tick } from './support.ts';
+
+let db: WorkerDb;
+beforeAll(async () => {
+  db = await freshDb(8);
+});
+beforeEach(async () => {
+  await emptied(db);
+});
+afterAll(async () => {
+  await db.close();
+});
+
+const many = (count: number, over: Parameters<typeof change>[0] = {}) =>
+  Array.from({ length: count }, () => change(over));
+
+async function dueAll(): Promise<void> {
+  await db.sql`update polling_trigger_runs set next_poll_at = statement_timestamp() where next_poll_at is not null`;
+}
+
+describe('turns and workers', () => {
+  test('of many workers one has the turn, keeps it by coming again, and loses it by staying away', async () => {
+    const workers = Array.from({ length: 6 }, (_, n) => `worker-${n}`);
+    const ask = (hold: number) =>
+      Promise.all(workers.map((worker) => db.withTurn('feed', hold, worker, async () => worker)));
+    const first = (await ask(30)).filter((answer) => answer !== undefined);
+    expect(first).toHaveLength(1);
+    expect((await ask(30)).filter((answer) => answer !== undefined)).toEqual(first);
+    expect(await db.withTurn('lifecycle', 30, 'worker-x', async () => 'mine')).toBe('mine');
+    await db.sql`update turns set until = statement_timestamp() - interval '1 s' where name = 'feed'`;
+    expect(await db.withTurn('feed', 30, 'worker-x', async () => 'mine')).toBe('mine');
+  });
+
+  test('a worker that leaves gives its turns back at once', async () => {
+    await db.heartbeatWorker({ workerId: 'a', width: 10 });
+    await db.withTurn('feed', 3600, 'a', async () => true);
+    expect(await db.removeWorker('a')).toEqual({ othersLive: 0 });
+    expect(await db.withTurn('feed', 30, 'b', async () => true)).toBe(true);
+  });
+
+  test('live workers are those heard of lately, each counted once', async () => {
+    expect(await db.heartbeatWorker({ workerId: 'a', width: 10 })).toEqual({ live: 1 });
+    expect(await db.heartbeatWorker({ workerId: 'b', width: 10 })).toEqual({ live: 2 });
+    expect(await db.heartbeatWorker({ workerId: 'b', width: 20 })).toEqual({ live: 2 });
+    await db.sql`update workers set seen_at = statement_timestamp() - interval '46 s' where worker_id = 'a'`;
+    expect(await db.heartbeatWorker({ workerId: 'b', width: 10 })).toEqual({ live: 1 });
+    expect(await db.removeWorker('b')).toEqual({ othersLive: 0 });
+  });
+});
+
+describe('a source that is down', () => {
+  const failed = { outcome: 'backoff', code: 'poll.timeout', charge: 'failure', polled: false } as const;
+
+  test('more than half of twenty polls failing charges nobody, leaves one probe a minute, and a good probe ends it', async () => {
+    const down = many(30, { toolkit: 'down' });
+    await push(db, down);
+    const sound = many(3);
+    await push(db, sound);
+    const first = await claimAll(db);
+    await commit(
+      db,
+      first.batchId,
+      first.triggers.map((one) => row(one, one.toolkit === 'down' ? { ...failed } : {})),
+    );
+    const [charged] = await db.sql`
+      select max(failure_count)::int as failures, count(*) filter (where c.code = 'source_down')::int as named
+      from polling_trigger_runs t left join codes c on c.no = t.last_code`;
+    expect(charged).toEqual({ failures: 0, named: 30 });
+    expect(await db.sql`select reason, per_minute, connection_h::int from source_limits`).toEqual([
+      { reason: 'source_down', per_minute: 1, connection_h: 0 },
+    ]);
+
+    await dueAll();
+    const others = await claimAll(db);
+    expect(new Set(others.triggers.map((one) => one.toolkit))).toEqual(new Set(['synthetic']));
+    await commit(
+      db,
+      others.batchId,
+      others.triggers.map((one) => row(one)),
+    );
+    expect(await db.sql`select from source_limits`).toHaveLength(1);
+
+    // The minute has passed: one probe, and no second one.
+    await db.sql`update source_limits set not_before = statement_timestamp()`;
+    const probe = await claimAll(db);
+    expect(probe.triggers.map((one) => one.toolkit)).toEqual(['down']);
+    expect((await tick(db)).due).toBe(0);
+    const again = await commit(
+      db,
+      probe.batchId,
+      probe.triggers.map((one) => row(one, { ...failed })),
+    );
+    expect(again.committed).toBe(1);
+    expect(await db.sql`select from source_limits`).toHaveLength(1);
+
+    await db.sql`update source_limits set not_before = statement_timestamp()`;
+    await db.sql`update source_health set slot = slot - 6`;
+    await dueAll();
+    const good = await claimAll(db);
+    await commit(
+      db,
+      good.batchId,
+      good.triggers.map((one) => row(one)),
+    );
+    expect(await db.sql`select from source_limits`).toEqual([]);
+    expect((await tick(db)).due).toBeGreaterThan(25);
+  });
+
+  test('half of the polls failing, or a few, is the triggers own trouble', async () => {
+    await push(db, many(40));
+    const half = await claimAll(db);
+    await commit(
+      db,
+      half.batchId,
+      half.triggers.map((one, n) => row(one, n % 2 === 0 ? { ...failed } : {})),
+    );
+    const [charged] =
+      await db.sql`select count(*) filter (where failure_count = 1)::int as n from polling_trigger_runs`;
+    expect(charged?.n).toBe(20);
+    await emptied(db);
+    await push(db, many(19));
+    const few = await claimAll(db);
+    await commit(
+      db,
+      few.batchId,
+      few.triggers.map((one) => row(one, { ...failed })),
+    );
+    const [own] = await db.sql`select min(failure_count)::int as n from polling_trigger_runs`;
+    expect(own?.n).toBe(1);
+    expect(await db.sql`select from source_limits`).toEqual([]);
+  });
+
+  test('failures of many small batches within a minute count together', async () => {
+    for (let n = 0; n < 4; n += 1) {
+      await push(db, many(6));
+      const { batchId, triggers } = await claimAll(db);
+      await commit(
+        db,
+        batchId,
+        triggers.map((one) => row(one, { ...failed })),
+      );
+      await db.sql`update polling_trigger_runs set next_poll_at = statement_timestamp() + interval '1 h'`;
+    }
+    const byCount =
+      await db.sql`select failure_count::int as failures, count(*)::int as n from polling_trigger_runs group by 1 order by 1`;
+    expect(byCount).toEqual([
+      { failures: 0, n: 6 },
+      { failures: 1, n: 18 },
+    ]);
+  });
+});
+
+describe('verbs', () => {
+  test('pollNow makes polled rows due, no others, and leaves a record in the audit', async () => {
+    const [sound, off] = [change(), change({ enabled: false })];
+    await push(db, [sound, off]);
+    await db.sql`update polling_trigger_runs set next_poll_at = statement_timestamp() + interval '1 h' where enabled`;
+    expect(await db.pollNow('ann', sound.triggerId)).toBe(true);
+    expect(await db.pollNow('ann', off.triggerId)).toBe(false);
+    expect(await db.pollNow('ann', randomUUID())).toBe(false);
+    expect((await tick(db)).due).toBe(1);
+    expect(await db.pollAllNow('ann')).toBe(1);
+    const [written] = await db.sql`select actor, verb, subject from audit where subject = ${sound.triggerId}`;
+    expect(written).toEqual({ actor: 'ann', verb: 'poll_now', subject: sound.triggerId });
+  });
+
+  test('the audit can be added to and nothing else', async () => {
+    await db.pollAllNow('ann');
+    for (const change of ["update audit set actor = 'bob'", 'delete from audit', 'truncate audit'])
+      await expect(db.sql.unsafe(change)).rejects.toThrow(/append-only/);
+  });
+});
+
+describe('views', () => {
+  test('explain says how many empty polls lie between two lines', async () => {
+    const one = change();
+    await push(db, [one]);
+    const poll = async (over: Parameters<typeof row>[1] = {}) => {
+      await dueAll();
+      const { batchId, triggers } = await claimAll(db);
+      await commit(
+        db,
+        batchId,
+        triggers.map((key) => row(key, over)),
+      );
+    };
+    await poll({ events: 1 });
+    for (let n = 0; n < 3; n += 1) await poll();
+    expect(await db.trigger(one.triggerId)).toMatchObject({ quietPolls: 3, lastCode: 'ok' });
+    await poll({ events: 2, deduplicated: 5, pollMs: 12.6 });
+    const lines = await db.timeline(one.triggerId, 10);
+    expect(lines.map((line) => [line.events, line.quietPolls])).toEqual([
+      [2, 3],
+      [1, 0],
+    ]);
+    expect(lines[0]).toMatchObject({ what: 'polled', deduplicated: 5, pollMs: 13 });
+    expect(lines[0]?.detail).toMatch(/3 empty polls from .+ to /);
+    expect(await db.trigger(one.triggerId)).toMatchObject({ quietPolls: 0, quietSince: null });
+  });
+
+  test('a quiet trigger gets a line an hour', async () => {
+    const one = change();
+    await push(db, [one]);
+    for (let n = 0; n < 3; n += 1) {
+      await dueAll();
+      const { batchId, triggers } = await claimAll(db);
+      await commit(
+        db,
+        batchId,
+        triggers.map((key) => row(key)),
+      );
+      if (n === 1) await db.sql`update polling_trigger_runs set quiet_since = quiet_since - interval '61 min'`;
+    }
+    // The first line is the changed code, the second the summary of the hour.
+    expect((await db.timeline(one.triggerId, 10)).map((line) => line.quietPolls)).toEqual([1, 0]);
+  });
+
+  test('a fenced poll leaves its line', async () => {
+    const one = change();
+    await push(db, [one]);
+    const { batchId, triggers } = await claimAll(db);
+    await push(db, [{ ...one, configVersion: 2, config: '{"rate":2}' } as never]);
+    await commit(
+      db,
+      batchId,
+      triggers.map((key) => row(key)),
+    );
+    expect((await db.timeline(one.triggerId, 1))[0]).toMatchObject({ code: 'fenced', outcome: 'fenced' });
+  });
+
+  test('a trigger names the live batch that leases it, and none when that is over', async () => {
+    const one = change();
+    await push(db, [one]);
+    const { batchId } = await claimAll(db);
+    await db.extend({ batchId, leaseSeconds: 45, hop: 1, step: 'poll', open: 1 });
+    expect(await db.trigger(one.triggerId)).toMatchObject({ batch: { batchId, hop: 1, step: 'poll' }, leaseEpoch: 1 });
+    expect(await db.batches(10, false)).toMatchObject([{ batchId, hop: 1, step: 'poll', entries: 1, endedAt: null }]);
+    expect(await db.fleet()).toMatchObject({ leased: 1, due: 0, openBatches: 1, triggers: 1 });
+    await db.end(batchId);
+    expect(await db.trigger(one.triggerId)).toMatchObject({ batch: null });
+    expect(await db.fleet()).toMatchObject({ leased: 0, due: 1, openBatches: 0 });
+    expect((await db.shards())[0]?.due).toBe(1);
+  });
+
+  test('pending counts triggers neither polled nor given a verdict since an instant', async () => {
+    await push(db, many(3));
+    const { now } = await db.fleet();
+    expect(await db.pending(now)).toBe(3);
+    const { batchId, triggers } = await claimAll(db);
+    const [polled, released] = triggers as [(typeof triggers)[0], (typeof triggers)[0]];
+    await commit(db, batchId, [
+      row(polled),
+      row(released, { outcome: 'release', code: 'poll.unavailable', polled: false }),
+    ]);
+    expect(await db.pending(now)).toBe(1);
+  });
+});
+
+test('a cursor that becomes null is written, not left as it was', async () => {
+  const one = change();
+  await push(db, [one]);
+  for (const cursor of ['{"at":1}', 'null']) {
+    await dueAll();
+    const { batchId, triggers } = await claimAll(db);
+    await commit(
+      db,
+      batchId,
+      triggers.map((key) => row(key, { cursor })),
+    );
+  }
+  const { shard } = (await runRow(db, one.triggerId)) as { shard: number };
+  const [state] = await db.readStates([{ shard, triggerId: one.triggerId, leaseEpoch: 2 }]);
+  expect(state?.cursor ?? 'null').toBe('null');
+});
