@@ -1,15 +1,16 @@
-import { afterAll, beforeEach, describe, expect, test } from 'vitest';
+import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import type { WorkerDb } from '../src/index.ts';
-import { batchIds, change, claimAll, commit, expire, freshDb, push, row, runRow, tick } from './support.ts';
+import { batchIds, change, claimAll, commit, emptied, expire, freshDb, push, row, runRow, tick } from './support.ts';
 
 let db: WorkerDb;
-const opened: WorkerDb[] = [];
-beforeEach(async () => {
+beforeAll(async () => {
   db = await freshDb();
-  opened.push(db);
+});
+beforeEach(async () => {
+  await emptied(db);
 });
 afterAll(async () => {
-  await Promise.all(opened.map((one) => one.close()));
+  await db.close();
 });
 
 const many = (count: number) => Array.from({ length: count }, () => change());

@@ -163,7 +163,8 @@ describe('holds', () => {
     await db.sql`insert into source_limits (toolkit_h, connection_h, per_minute, not_before, made_at, reason, toolkit, tenant_id, connection_id)
       values (hash32('synthetic'), 0, 4, statement_timestamp(), statement_timestamp(), 'operator', 'synthetic', '', '')`;
     expect((await claimAll(db)).triggers).toHaveLength(4);
-    const [limit] = await db.sql`select extract(epoch from not_before - statement_timestamp())::float8 as s from source_limits`;
+    const [limit] =
+      await db.sql`select extract(epoch from not_before - statement_timestamp())::float8 as s from source_limits`;
     expect(limit?.s).toBeGreaterThan(50);
     expect((await tick(db)).due).toBe(0);
   });
