@@ -71,7 +71,7 @@ export async function startDev({ home, settings, fleet = 0, log }: DevOptions): 
   child.stderr.setEncoding('utf8').on('data', (text: string) => {
     said = (said + text).slice(-20_000);
     if (engineAt === 0 && /^engine /m.test(said)) engineAt = seconds();
-    if (apiUrl === undefined) [, apiUrl, apiKey = ''] = /^Open (\S+) with the key (\S+)$/m.exec(said) ?? [];
+    if (apiUrl === undefined) [, apiUrl, apiKey = ''] = /^Open (\S+)\/#key=(\S+)$/m.exec(said) ?? [];
   });
   const ended = once(child, 'exit') as Promise<[number | null]>;
   await until('the console', READY_MS, async () => {

@@ -151,6 +151,28 @@ test('a part that fails while starting ends at once, and says why', async () => 
   await expect(starting).rejects.toThrow(/api did not start: it ended \(exit code 1\)[\s\S]*ECONNREFUSED/);
 });
 
+test('a part that is still starting ends when everything is to end', async () => {
+  const home = temporaryFolder();
+  chmodSync(home, 0o755);
+  const { path } = openHome(home);
+  const recorded: RecordedProcess[] = [];
+  const stop = new AbortController();
+  const starting = startChild({
+    name: 'servers',
+    args: ['dev-servers'],
+    env: { ...process.env, MILKRUN_HOME: path, WORKERDB_URL: '', REGISTRYDB_URL: '', TEMPORAL_ADDRESS: '' },
+    home: path,
+    signal: stop.signal,
+    onSpawn(one) {
+      recorded.push(one);
+      stop.abort(new Error('Ctrl-C'));
+    },
+  });
+  await expect(starting).rejects.toThrow('Ctrl-C');
+  expect(recorded).toHaveLength(1);
+  expect(recorded.some(isAlive)).toBe(false);
+});
+
 test('the servers keep their data over a restart, after a drain and after kill -9', { timeout: 120_000 }, async () => {
   const home = temporaryFolder();
   // PostgreSQL refuses to run as root, so its own user has to reach the folder.
@@ -304,6 +326,7 @@ test('progress is a line every ten seconds, or one redrawn on a terminal', () =>
     let err = '';
     const io = { env: {}, out: () => {}, err: (text: string) => (err += text), isTty, readStdin: async () => '' };
     const live = createLive(io);
+    live.note('starting worker …');
     for (let s = 0; s <= 20; s += 1) live.show({ ...FIGURES, polls: s * 50 }, s * 1000);
     live.end();
     return err;
@@ -314,5 +337,6 @@ test('progress is a line every ten seconds, or one redrawn on a terminal', () =>
       .split('\n')
       .map((line) => line.split(' · ')[1]),
   ).toEqual(['0.0 polls/s', '50.0 polls/s', '50.0 polls/s']);
-  expect(shown(true).match(/\r/g)).toHaveLength(20);
+  expect(shown(true)).toMatch(/^starting worker …\r/);
+  expect(shown(true).match(/\r/g)).toHaveLength(21);
 });

@@ -27,8 +27,8 @@ export interface Child {
   readonly processes: readonly RecordedProcess[];
   /** Resolves with how it ended. */
   readonly ended: Promise<string>;
-  /** Asks it to drain; after `graceMs` it is killed. */
-  stop(graceMs: number): Promise<void>;
+  /** Asks it to drain; after `graceMs` it is killed, and the answer is false. */
+  stop(graceMs: number): Promise<boolean>;
 }
 
 export interface ChildOptions {
@@ -38,16 +38,19 @@ export interface ChildOptions {
   readonly env: Env;
   readonly home: string;
   readonly readyMs?: number;
+  /** Aborted: it is asked to end although it is not ready yet. */
+  readonly signal?: AbortSignal;
   /** Told as soon as the process exists. */
   readonly onSpawn: (recorded: RecordedProcess) => void;
 }
 
 const MAIN = fileURLToPath(new URL('../main.ts', import.meta.url));
 const LOG_TAIL = 15;
+const STOP_MS = 30_000;
 
-/** Starts the process and resolves when it is ready. Rejects with the end of its log when it is not. */
+/** Starts the process and resolves when it is ready. Rejects with the end of its log when it is not, or as `signal` says. */
 export async function startChild(options: ChildOptions): Promise<Child> {
-  const { name, args, env, home, readyMs = 120_000, onSpawn } = options;
+  const { name, args, env, home, readyMs = 120_000, signal, onSpawn } = options;
   const log = join(home, 'logs', `${name}.log`);
   // The run before keeps one log, for a look at how it ended.
   if (existsSync(log)) renameSync(log, join(home, 'logs', `${name}.previous.log`));
@@ -67,13 +70,29 @@ export async function startChild(options: ChildOptions): Promise<Child> {
     pid === undefined ? undefined : { name, pid, startedAt: startTimeOf(pid) ?? '' };
   if (own !== undefined) onSpawn(own);
 
+  async function stop(graceMs: number): Promise<boolean> {
+    if (child.exitCode !== null || child.signalCode !== null) return true;
+    child.kill('SIGTERM');
+    const grace = new AbortController();
+    const gone = await Promise.race([ended.then(() => true), delay(graceMs, false, { signal: grace.signal })]);
+    grace.abort();
+    if (!gone) child.kill('SIGKILL');
+    await ended;
+    return gone;
+  }
+
   const timeout = new AbortController();
   const ready = await Promise.race([
     readyMessage(child),
     ended.then((how) => `it ended (${how})`),
     delay(readyMs, `it was not ready after ${readyMs / 1000} s`, { signal: timeout.signal }),
+    ...(signal === undefined ? [] : [aborted(signal, timeout.signal)]),
   ]);
   timeout.abort();
+  if (ready === undefined) {
+    await stop(STOP_MS);
+    throw signal?.reason;
+  }
   if (typeof ready === 'string') {
     child.kill('SIGKILL');
     throw new Error(`${name} did not start: ${ready}. Its log, ${log}, ends with:\n${tailOf(log)}`);
@@ -84,16 +103,16 @@ export async function startChild(options: ChildOptions): Promise<Child> {
     ready,
     processes: [...(own === undefined ? [] : [own]), ...(ready.processes ?? [])],
     ended,
-    async stop(graceMs) {
-      if (child.exitCode !== null || child.signalCode !== null) return;
-      child.kill('SIGTERM');
-      const grace = new AbortController();
-      const gone = await Promise.race([ended.then(() => true), delay(graceMs, false, { signal: grace.signal })]);
-      grace.abort();
-      if (!gone) child.kill('SIGKILL');
-      await ended;
-    },
+    stop,
   };
+}
+
+/** Resolves when the signal is aborted, or never when `until` is first. */
+function aborted(signal: AbortSignal, until: AbortSignal): Promise<undefined> {
+  return new Promise((resolve) => {
+    if (signal.aborted) resolve(undefined);
+    else signal.addEventListener('abort', () => resolve(undefined), { once: true, signal: until });
+  });
 }
 
 function readyMessage(child: ChildProcess): Promise<Ready> {

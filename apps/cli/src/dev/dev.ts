@@ -42,7 +42,7 @@ export async function dev(context: Context, options: DevOptions): Promise<ExitCo
 
   const stop = new AbortController();
   void stopRequest().then((why) => {
-    live.say(`${why}: draining (again to end at once)`);
+    live.say(`${why === 'SIGINT' ? 'Ctrl-C' : why}: draining (again to end at once)`);
     stop.abort(new CommandFailed('stopped', EXIT.ok));
   });
   const recorded: RecordedProcess[] = [{ name: 'dev', pid: process.pid, startedAt: startTimeOf(process.pid) ?? '' }];
@@ -55,7 +55,8 @@ export async function dev(context: Context, options: DevOptions): Promise<ExitCo
   const children: Child[] = [];
   const start = async (name: string, args: readonly string[], env: Env): Promise<Child> => {
     stop.signal.throwIfAborted();
-    const child = await startChild({ name, args, env, home: home.path, onSpawn: record });
+    live.note(`starting ${name} …`);
+    const child = await startChild({ name, args, env, home: home.path, signal: stop.signal, onSpawn: record });
     children.push(child);
     void child.ended.then((how) => {
       if (!stop.signal.aborted)
@@ -71,7 +72,7 @@ export async function dev(context: Context, options: DevOptions): Promise<ExitCo
     const servers = { workerdbUrl: workerdb, registrydbUrl: registrydb, temporalAddress: temporal };
     const env = childEnvironment(base, config, home.keys, home.path, servers);
     live.say(`PostgreSQL    ${postgresKind}, ${hostOf(workerdb)}`);
-    live.say(`Temporal      ${temporalKind}, ${temporal}`);
+    live.say(`Temporal      ${temporalKind === 'child' ? 'dev server' : temporalKind}, ${temporal}`);
 
     if (!base.POLL_FUNCTION && !base.POLL_FUNCTION_ENDPOINT) {
       const registry = config.npmRegistry ?? (await npmRegistry(base));
@@ -98,8 +99,9 @@ export async function dev(context: Context, options: DevOptions): Promise<ExitCo
         now: Date.now(),
         progress: (done, of) => live.say(`synthetic fleet ${done} of ${of}`),
       });
-      live.say(`first data    ${made.packages} package triggers and ${made.fleet} synthetic ones are new`);
-      live.say(`\nOpen ${at.api} with the key ${home.keys.apiKey}\n`);
+      if (made.packages > 0) live.say(`first data    ${made.packages} triggers, each watching an npm package`);
+      if (made.fleet > 0) live.say(`first data    ${made.fleet} synthetic triggers`);
+      if (!options.once) live.say(`\nOpen ${at.api}/#key=${home.keys.apiKey}\n`);
     }
 
     if (options.once) {
@@ -131,10 +133,14 @@ export async function dev(context: Context, options: DevOptions): Promise<ExitCo
 
 /** In reverse order of start: the worker first, while everything it needs is still there. */
 async function drain(children: Child[], live: Live): Promise<void> {
+  if (children.length === 0) return;
+  const startedAt = performance.now();
   for (let child = children.pop(); child !== undefined; child = children.pop()) {
-    await child.stop(DRAIN_MS);
-    live.say(`${child.name} has ended`);
+    live.note(`stopping ${child.name} …`);
+    const drained = await child.stop(DRAIN_MS);
+    if (!drained) live.say(`${child.name} has not ended after ${DRAIN_MS / 1000} s and was killed`);
   }
+  live.say(`everything has ended, after ${((performance.now() - startedAt) / 1000).toFixed(1)} s`);
 }
 
 /** Ends what a killed run has left. A run that lives is not touched. */

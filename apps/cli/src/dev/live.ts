@@ -5,6 +5,8 @@ import { openBatches } from './figures.ts';
 
 export interface Live {
   show(figures: Figures, atMs: number): void;
+  /** On a terminal, says what is being waited for, until something else is shown. */
+  note(text: string): void;
   /** Prints a lasting line above the redrawn one. */
   say(line: string): void;
   /** Leaves the terminal on a fresh line. */
@@ -36,11 +38,20 @@ export function createLive(io: Io): Live {
         last = { polls: figures.polls, atMs };
       }
     },
+    note(text) {
+      if (!io.isTty) return;
+      clear();
+      io.err(text);
+      drawn = true;
+    },
     say(line) {
       clear();
       io.err(`${line}\n`);
     },
-    end: () => (drawn ? io.err('\n') : undefined),
+    end() {
+      if (drawn) io.err('\n');
+      drawn = false;
+    },
   };
 }
 
