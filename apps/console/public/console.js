@@ -35,22 +35,47 @@ async function ask(path) {
   return answer.json();
 }
 
-/** Names with their figures, nested objects left out. */
+/** What the fleet's figures are called, in the order they are shown, with their unit. */
+const FIGURES = [
+  ['triggers', 'triggers polled'],
+  ['pollsPerSecond', 'polls a second'],
+  ['due', 'due now'],
+  ['oldestDueSeconds', 'oldest due', 's'],
+  ['dueLagP99Seconds', 'due lag p99', 's'],
+  ['leasesHeld', 'leases held'],
+  ['polls', 'polls since the start'],
+  ['eventsFound', 'events found'],
+  ['eventsDelivered', 'events delivered'],
+  ['undelivered', 'events undelivered'],
+  ['workers', 'workers'],
+  ['widthInUse', 'polls in flight'],
+];
+
+/** `[name, text]` pairs; a dash where there is no figure. */
 function showFigures(target, figures) {
   target.replaceChildren(
-    ...Object.entries(figures)
-      .filter(([, value]) => typeof value === 'number' || typeof value === 'string')
-      .map(([name, value]) => {
-        const box = made('div');
-        box.append(made('dt', wordsOf(name)), made('dd', typeof value === 'number' ? numberOf(value) : value));
-        return box;
-      }),
+    ...figures.map(([name, text]) => {
+      const box = made('div');
+      box.append(made('dt', name), made('dd', text ?? '–'));
+      return box;
+    }),
   );
 }
 
-const wordsOf = (name) =>
-  name.replace(/[._]/g, ' ').replace(/([a-z])([A-Z])/g, (_all, a, b) => `${a} ${b.toLowerCase()}`);
-const numberOf = (value) => new Intl.NumberFormat(undefined, { maximumFractionDigits: 2 }).format(value);
+const withUnit = (value, unit) =>
+  typeof value === 'number' ? `${numberOf(value)}${unit ? ` ${unit}` : ''}` : undefined;
+
+let before;
+
+/** Polls a second between the last two answers of one and the same worker. */
+function rateOf({ polls, now }) {
+  const last = before;
+  before = { polls, atMs: Date.parse(now) };
+  if (last === undefined || polls < last.polls || before.atMs <= last.atMs) return undefined;
+  return ((polls - last.polls) * 1000) / (before.atMs - last.atMs);
+}
+
+const numberOf = (value) => new Intl.NumberFormat(undefined, { maximumFractionDigits: 1 }).format(value);
 const timeOf = (text) => (text === null ? '' : new Date(text).toLocaleString());
 
 function showOff(triggers) {
@@ -91,11 +116,21 @@ async function refresh() {
     ask('/triggers?state=disabled&limit=20'),
     ask('/events?limit=20'),
   ]);
-  const { engine, engineProblem, ...own } = fleet;
-  showFigures(element('figures'), { ...own, ...engine });
-  showFigures(element('batches'), engine?.batches ?? {});
-  showOff([...halted.items, ...disabled.items]);
+  const { engine, engineProblem } = fleet;
+  const figures = engine === null ? { triggers: fleet.triggers } : { ...engine, pollsPerSecond: rateOf(engine) };
+  showFigures(
+    element('figures'),
+    FIGURES.map(([field, name, unit]) => [name, withUnit(figures[field], unit)]),
+  );
+  const batches = Object.entries(engine?.batches ?? {}).map(([step, open]) => [step, numberOf(open)]);
+  showFigures(element('batches'), batches);
+  const off = [...halted.items, ...disabled.items];
+  showOff(off);
   showEvents(events.items);
+  element('no-batches').hidden = batches.length > 0;
+  element('none-off').hidden = off.length > 0;
+  element('off-table').hidden = off.length === 0;
+  element('no-events').hidden = events.items.length > 0;
   return engineProblem ?? `Live, ${new Date().toLocaleTimeString()}.`;
 }
 
