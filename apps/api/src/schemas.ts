@@ -182,7 +182,7 @@ export const eventSchema = z.object({
 function endsOf({ state, code }: TriggerView['status']): string[] {
   if (state === 'active') return [];
   if (state === 'disabled') return ['enable the trigger'];
-  const always = ['resume the trigger', 'disable and enable it', 'change its configuration, version or connection'];
+  const always = ['resume the trigger', 'disable and enable it', 'change its configuration or connection'];
   if (code?.startsWith('auth.')) {
     return ['renew the connection’s credentials', 'a successful probe, one every 6 hours', ...always];
   }

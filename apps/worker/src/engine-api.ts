@@ -149,6 +149,12 @@ export function createEngineApi(deps: EngineApiDeps): FastifyInstance {
     await deps.armAll();
     return { cleared };
   });
+  app.post('/feed/confirm-deletes', async () => {
+    const deleted = await db.confirmMassDelete('engine-api');
+    if (deleted === undefined)
+      throw Object.assign(new Error('no refused mass delete waits to be confirmed'), { statusCode: 409 });
+    return { deleted };
+  });
   app.post('/batches/:id/end', async (request) => {
     const ended = await db.end((request.params as { id: string }).id);
     await deps.armAll();

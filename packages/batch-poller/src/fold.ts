@@ -5,7 +5,7 @@
  * first recorded as delivered is its result; without a delivered record the first chain in (hop, attempt, n) that is a
  * result counts. A verdict that is tried again in the next hop is no result once that hop has begun.
  */
-import { type ClaimedTrigger, isVerdictCode, type VerdictCode, verdictOf } from '@milkrun/core';
+import { type ClaimedTrigger, type EntryStateName, isVerdictCode, type VerdictCode, verdictOf } from '@milkrun/core';
 import {
   type DeliveredRecord,
   HELD_REF,
@@ -224,4 +224,11 @@ export function isDelivered(entry: Extract<FoldedEntry, { state: 'polled' }>): b
   return entry.chain.pages.every(
     (page) => page.delivered === 'whole' || (page.record.events.length === 0 && page.record.primeDone !== true),
   );
+}
+
+/** The state machine's name of an entry's state; a verdict that halts is told apart where the row is decided. */
+export function stateNameOf(entry: FoldedEntry): EntryStateName {
+  if (entry.state !== 'polled') return entry.state;
+  if (entry.gone) return 'halted';
+  return isDelivered(entry) ? 'delivered' : 'polled';
 }

@@ -5,7 +5,6 @@
  * States are derived from immutable objects, so an edge is asserted where it is taken, in production too: an impossible
  * one stops that entry with a named error and nothing else.
  */
-import type { VerdictCode } from './codes.ts';
 
 export type EntryStateName =
   | 'claimed'
@@ -43,9 +42,4 @@ export class ImpossibleTransition extends Error {
 /** Asserts one edge. Throws ImpossibleTransition; the caller fails that entry alone. */
 export function assertTransition(triggerId: string, from: EntryStateName, to: EntryStateName): void {
   if (!TRANSITIONS[from].includes(to)) throw new ImpossibleTransition(triggerId, from, to);
-}
-
-/** The state a verdict leads to: halts are `halted`, everything else that stops an entry is `failed`. */
-export function stateAfter(code: VerdictCode, halts: boolean): 'failed' | 'halted' {
-  return halts && code !== 'broadcast.event_refused' ? 'halted' : 'failed';
 }

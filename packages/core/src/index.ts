@@ -16,7 +16,7 @@ export {
   type PageOutcome,
   type Prime,
 } from './dedupe.ts';
-export { assertTransition, type EntryStateName, ImpossibleTransition, stateAfter, TRANSITIONS } from './entry.ts';
+export { assertTransition, type EntryStateName, ImpossibleTransition, TRANSITIONS } from './entry.ts';
 export { cloudEventJson, type EventSource, eventTypeOf, hasUncleanText } from './event.ts';
 export { eventIdOf, keyHashOf, STORAGE_SHARDS, storageShardOf } from './ids.ts';
 export { nearest } from './nearest.ts';

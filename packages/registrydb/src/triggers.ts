@@ -98,7 +98,7 @@ interface Write {
 
 /** A new configuration, version or connection is what a halted trigger may have been waiting for. */
 const liftingFields = (_before: TriggerRow, fields: Fields): boolean =>
-  fields.config !== undefined || fields.connectionId !== undefined || fields.version !== undefined;
+  fields.config !== undefined || fields.connectionId !== undefined;
 
 export function createTriggers({ db, transact }: Store, clock: Clock, rng: Rng): Triggers {
   async function viewOf(runner: Runner, id: string): Promise<TriggerView> {

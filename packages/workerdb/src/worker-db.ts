@@ -60,6 +60,8 @@ export interface WorkerDb extends BatchStore, DispatchStore {
   pollAllNow(actor: string): Promise<number>;
   pollNow(actor: string, triggerId: string): Promise<boolean>;
   clearHalts(actor: string, code: Code): Promise<number>;
+  /** Carries out the deletes a resync refused as too many; undefined when none waits. */
+  confirmMassDelete(actor: string): Promise<number | undefined>;
   ping(): Promise<void>;
   close(): Promise<void>;
   readonly sql: Sql;
@@ -122,11 +124,23 @@ export async function openWorkerDb(options: WorkerDbOptions): Promise<WorkerDb> 
     beginResync: () => beginFullResync(sql, randomUUID()),
     resyncInProgress: async () => {
       const [row] = await sql.unsafe<{ token: string | null }[]>(
-        'select resync_token as token from change_feed where id = 1',
+        'select resync_token as token from change_feed where id = 1 and resync_started_at is not null',
       );
       return row?.token ?? null;
     },
     finishResync: (input) => retried(() => finishFullResync(sql, input)),
+    confirmMassDelete: async (actor) => {
+      const [row] = await sql.unsafe<{ token: string }[]>(
+        'select resync_token as token from change_feed where id = 1 and resync_token is not null and resync_started_at is null',
+      );
+      if (row === undefined) return undefined;
+      const { deleted } = await retried(() => finishFullResync(sql, { token: row.token, confirmMassDelete: true }));
+      await sql.unsafe(
+        "insert into audit (actor, verb, subject, detail) values ($1, 'confirm_mass_delete', 'all', $2::text::jsonb)",
+        [actor, JSON.stringify({ deleted })],
+      );
+      return deleted;
+    },
     heartbeatWorker: ({ workerId, width }) => heartbeat(sql, workerId, width),
     removeWorker: (workerId) => leave(sql, workerId),
     timerShards: async () => (await viewShards(sql)).map((shard) => shard.timerShard),

@@ -6,6 +6,7 @@
  * Again: the same epoch answers `already`, and arms too.
  */
 import {
+  assertTransition,
   type BatchPollerInput,
   type CommitRow,
   type HeldEvent,
@@ -13,9 +14,9 @@ import {
   STEP_BUDGET_SECONDS,
   type TriggerState,
 } from '@milkrun/core';
-import { decideRow, heldOf, needsState } from '../decide-row.ts';
+import { decideRow, heldOf, needsState, type RowDecision } from '../decide-row.ts';
 import type { BatchDeps } from '../deps.ts';
-import type { FoldedEntry } from '../fold.ts';
+import { type FoldedEntry, stateNameOf } from '../fold.ts';
 import { readFolded } from '../read-batch.ts';
 import { type RunningStep, runStep, type StepContext, type StepResult } from '../step.ts';
 
@@ -54,7 +55,7 @@ async function commitOnce(deps: BatchDeps, input: CommitStepInput, context: Step
       let open = 0;
       let freed = 0;
       for (const entry of mine) {
-        const decision = decideRow(entry, states.get(entry.trigger.triggerId), input.force);
+        const decision = decide(deps, input, entry, states.get(entry.trigger.triggerId));
         if (decision.kind === 'row') rows.push(decision.row);
         else if (decision.kind === 'open') open += 1;
         else freed += 1;
@@ -81,6 +82,24 @@ async function commitOnce(deps: BatchDeps, input: CommitStepInput, context: Step
       return { status: 'ok', done: result.committed, left: end ? 0 : open, askedSeconds: backoff };
     },
   );
+}
+
+/** An impossible transition stops that entry with a named error, and nothing else: it stays as it is, and its lease ends. */
+function decide(
+  deps: BatchDeps,
+  input: CommitStepInput,
+  entry: FoldedEntry,
+  state: TriggerState | undefined,
+): RowDecision {
+  const decision = decideRow(entry, state, input.force);
+  if (decision.kind !== 'row') return decision;
+  try {
+    assertTransition(entry.trigger.triggerId, stateNameOf(entry), 'committed');
+    return decision;
+  } catch (error) {
+    deps.log.error({ batchId: input.batchId, error: String(error) }, 'entry.impossible_transition');
+    return { kind: input.force ? 'free' : 'open' };
+  }
 }
 
 async function statesOf(deps: BatchDeps, entries: readonly FoldedEntry[]): Promise<ReadonlyMap<string, TriggerState>> {

@@ -47,6 +47,8 @@ export async function finishFullResync(
     );
     const unseen = counts?.unseen ?? 0;
     if (unseen > Math.max(50, (counts?.rows ?? 0) * 0.05) && !input.confirmMassDelete) {
+      // The marks and the token stay for a confirmation; the reading itself is over.
+      await tx.unsafe('update change_feed set resync_started_at = null where id = 1');
       return { deleted: 0, refused: unseen };
     }
     if (unseen > 0) await tx.unsafe(DELETE_UNSEEN);
