@@ -1,7 +1,9 @@
 /**
  * TimerShard, the tick and the repairs on a real Temporal server, with a model of workerdb. Each test has its own task
- * queues and its own timer shard, so that they do not meet.
+ * queues and its own timer shard, so that they do not meet. With `MILKRUN_RECORD_HISTORIES=1` the histories that
+ * `replay.test.ts` replays are written anew; format them afterwards.
  */
+import { writeFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import {
   type BatchPollerInput,
@@ -14,7 +16,8 @@ import {
   uuidv7,
 } from '@milkrun/core';
 import type {} from '@milkrun/testkit';
-import { Client, Connection } from '@temporalio/client';
+import { Client, Connection, type WorkflowHandle } from '@temporalio/client';
+import { historyToJSON } from '@temporalio/common/lib/proto-utils.js';
 import { bundleWorkflowCode, DefaultLogger, NativeConnection, Runtime, Worker } from '@temporalio/worker';
 import { afterAll, afterEach, beforeAll, expect, inject, it, vi } from 'vitest';
 import { checkLiveness, createTickActivities, createTimerManager, ensureShards, type TickDeps } from '../src/index.ts';
@@ -33,7 +36,7 @@ beforeAll(async () => {
   const address = inject('temporalAddress');
   connection = await Connection.connect({ address });
   native = await NativeConnection.connect({ address });
-  client = new Client({ connection });
+  client = new Client({ connection, identity: 'test' });
   const bundle = (path: URL) => bundleWorkflowCode({ workflowsPath: fileURLToPath(path), logger });
   [sound, broken] = await Promise.all([
     bundle(new URL('./fixtures/workflows.ts', import.meta.url)),
@@ -75,7 +78,13 @@ async function scene(options: { bundle?: { code: string }; tickMs?: number; batc
   const ticks = createTickActivities(settings);
   const activities = { ...ticks, ran: async (batchId: string) => void ran.push(batchId) };
   const start = async (bundle: { code: string }) => {
-    const worker = await Worker.create({ connection: native, taskQueue, workflowBundle: bundle, activities });
+    const worker = await Worker.create({
+      connection: native,
+      identity: 'worker',
+      taskQueue,
+      workflowBundle: bundle,
+      activities,
+    });
     const running = worker.run();
     return async () => {
       worker.shutdown();
@@ -94,6 +103,14 @@ async function scene(options: { bundle?: { code: string }; tickMs?: number; batc
   return { timerShard, taskQueue, store, ran, ticks, timers, handle, start, stop: stopOnce, settings };
 }
 
+/** Keeps the history of a shard's run, as far as it has come, without where it ran. */
+async function record(handle: WorkflowHandle, name: string): Promise<void> {
+  if (process.env.MILKRUN_RECORD_HISTORIES !== '1') return;
+  const json = JSON.parse(historyToJSON(await handle.fetchHistory())) as unknown;
+  const text = JSON.stringify(json, (key, value) => (key === 'stackTrace' ? '' : (value as unknown)), 2);
+  writeFileSync(fileURLToPath(new URL(`./histories/${name}.json`, import.meta.url)), `${text}\n`);
+}
+
 it('plans due rows into full batches and starts each of them once', async () => {
   const { store, timers, timerShard, ran } = await scene({ batchSize: 40 });
   store.addDue(100);
@@ -104,16 +121,17 @@ it('plans due rows into full batches and starts each of them once', async () => 
 });
 
 it('sleeps while nothing is due and ticks at once when it is armed', async () => {
-  const { store, timers, timerShard, ran } = await scene();
+  const { store, timers, timerShard, ran, handle } = await scene();
   await timers.arm(timerShard);
   await vi.waitFor(() => expect(store.ticks).toHaveLength(1));
   store.addDue(1);
   await timers.arm(timerShard);
   await vi.waitFor(() => expect(ran).toHaveLength(1), { timeout: 5_000 });
+  await record(handle, 'armed');
 });
 
 it('takes a hundred arms within a second for one tick', async () => {
-  const { store, timers, timerShard } = await scene();
+  const { store, timers, timerShard, handle } = await scene();
   await timers.arm(timerShard);
   await vi.waitFor(() => expect(store.ticks).toHaveLength(1));
   await Promise.all(Array.from({ length: 100 }, () => timers.arm(timerShard)));
@@ -121,6 +139,7 @@ it('takes a hundred arms within a second for one tick', async () => {
   await timers.arm(timerShard);
   await vi.waitFor(() => expect(store.batches.size).toBe(1), { timeout: 5_000 });
   expect(store.ticks.length).toBeLessThanOrEqual(4);
+  await record(handle, 'many-arms');
 });
 
 it('starts a batch again that was planned and never started, and never one that has run', async () => {
@@ -158,7 +177,7 @@ it('plans and starts nothing while dispatch is held', async () => {
 });
 
 it('goes on ticking through failures of workerdb', async () => {
-  const { store, timers, timerShard, ran } = await scene();
+  const { store, timers, timerShard, ran, handle } = await scene();
   const tick = store.tick.bind(store);
   let failures = 0;
   store.tick = async (input) => {
@@ -170,6 +189,7 @@ it('goes on ticking through failures of workerdb', async () => {
   await timers.arm(timerShard);
   await vi.waitFor(() => expect(ran).toHaveLength(1), { timeout: 10_000 });
   expect(failures).toBeGreaterThanOrEqual(3);
+  await record(handle, 'failing-tick');
 });
 
 it('is started by every worker and runs once', async () => {
