@@ -5,7 +5,13 @@
  * Again: only entries without a result. Order: cursor and events of a page are one record, never one without the other.
  * A reply that never came is a verdict (`poll.timeout`), never an exception.
  */
-import { type BatchPollerInput, type LeasedKey, STEP_BUDGET_SECONDS, type TriggerState } from '@milkrun/core';
+import {
+  type BatchPollerInput,
+  type ClaimedTrigger,
+  type LeasedKey,
+  STEP_BUDGET_SECONDS,
+  type TriggerState,
+} from '@milkrun/core';
 import type { BatchDeps } from '../deps.ts';
 import type { FoldedEntry } from '../fold.ts';
 import { pollChain } from '../poll-chain.ts';
@@ -42,14 +48,22 @@ export async function poll(deps: BatchDeps, input: BatchPollerInput, context: St
     let broken: unknown;
     try {
       const slices = sliceByState(ready);
-      let next: Promise<ReadonlyMap<string, TriggerState>> | undefined = slices[0] && statesOf(deps, slices[0]);
+      const pushed: Promise<void>[] = [];
+      let waitingBytes = 0;
+      let next: Promise<ReadonlyMap<string, TriggerState>> | undefined = slices[0] && statesOf(deps, slices[0].entries);
       for (let at = 0; at < slices.length && !signal.aborted && broken === undefined; at += 1) {
-        const slice = slices[at] as readonly Claimed[];
-        const states = await (next as Promise<ReadonlyMap<string, TriggerState>>);
+        const slice = slices[at] as Slice;
+        let states: ReadonlyMap<string, TriggerState>;
+        try {
+          states = await (next as Promise<ReadonlyMap<string, TriggerState>>);
+        } catch (error) {
+          broken ??= error;
+          break;
+        }
         const following = slices[at + 1];
-        next = following && statesOf(deps, following);
+        next = following && statesOf(deps, following.entries);
         next?.catch(() => {});
-        await runSlice(slice, (entry) => async () => {
+        const { started, settled } = pushSlice(slice.entries, (entry) => async () => {
           if (signal.aborted || broken !== undefined || deps.clock.monotonic() > running.budgetEnd) return;
           if (running.fenced.has(entry.trigger.triggerId)) return;
           const record = auth.get(authKeyOf(entry.trigger.tenantId, entry.trigger.connectionId));
@@ -75,8 +89,16 @@ export async function poll(deps: BatchDeps, input: BatchPollerInput, context: St
             broken ??= error;
           }
         });
+        pushed.push(settled);
+        // Small states: all slices of a batch stand in line together, so that batches end one after the other and the next
+        // is claimed meanwhile. Large ones: no more in memory than is being started.
+        waitingBytes += slice.bytes;
+        if (waitingBytes > SLICE_BYTES / 2) {
+          await started;
+          waitingBytes = 0;
+        }
       }
-      await next;
+      await Promise.all(pushed);
     } finally {
       await writer.close();
       stop.abort();
@@ -92,45 +114,57 @@ export async function poll(deps: BatchDeps, input: BatchPollerInput, context: St
     await deps.snapshots.deleteAuth(input.batchId);
     return { status: 'ok', done, left, askedSeconds };
 
-    async function runSlice(slice: readonly Claimed[], work: (entry: Claimed) => () => Promise<void>): Promise<void> {
-      let open = slice.length;
-      if (open === 0) return;
-      await new Promise<void>((resolve) => {
-        const settle = (): void => {
-          open -= 1;
-          if (open === 0) resolve();
-        };
-        const jobs = slice.map(
-          (entry) =>
-            new PollJob(entry.trigger.triggerId, entry.trigger.toolkit, entry.trigger.tenantId, work(entry), settle),
-        );
-        const drop = (): void => {
-          const own = new Set<SlotJob>(jobs);
-          const taken = deps.slots.withdraw((job) => own.has(job));
-          for (let n = 0; n < taken; n += 1) settle();
-        };
-        signal.addEventListener('abort', drop, { once: true });
-        deps.slots.push(jobs);
-      });
+    /** Queues the polls of a slice; told when each has won a slot, and when each has ended. Both also when the step aborts. */
+    function pushSlice(entries: readonly Claimed[], work: (entry: Claimed) => () => Promise<void>) {
+      const started = countdown(entries.length);
+      const settled = countdown(entries.length);
+      const jobs = entries.map((entry) => new PollJob(entry.trigger, work(entry), started.count, settled.count));
+      const drop = (): void => {
+        const own = new Set<SlotJob>(jobs);
+        const taken = deps.slots.withdraw((job) => own.has(job));
+        for (let n = 0; n < taken; n += 1) {
+          started.count();
+          settled.count();
+        }
+      };
+      signal.addEventListener('abort', drop, { once: true });
+      deps.slots.push(jobs);
+      return { started: started.done, settled: settled.done };
     }
   });
 }
 
+function countdown(from: number): { readonly done: Promise<void>; readonly count: () => void } {
+  const { promise, resolve } = Promise.withResolvers<void>();
+  let left = from;
+  const count = (): void => {
+    left -= 1;
+    if (left === 0) resolve();
+  };
+  return { done: promise, count };
+}
+
 class PollJob implements SlotJob {
-  readonly triggerId: string;
   readonly toolkit: string;
   readonly tenantId: string;
   private readonly work: () => Promise<void>;
-  private readonly settle: () => void;
-  constructor(triggerId: string, toolkit: string, tenantId: string, work: () => Promise<void>, settle: () => void) {
-    this.triggerId = triggerId;
+  private readonly started: () => void;
+  private readonly settled: () => void;
+  constructor(
+    { toolkit, tenantId }: ClaimedTrigger,
+    work: () => Promise<void>,
+    started: () => void,
+    settled: () => void,
+  ) {
     this.toolkit = toolkit;
     this.tenantId = tenantId;
     this.work = work;
-    this.settle = settle;
+    this.started = started;
+    this.settled = settled;
   }
   run(): Promise<void> {
-    return this.work().finally(this.settle);
+    this.started();
+    return this.work().finally(this.settled);
   }
 }
 
@@ -148,21 +182,25 @@ async function recheckFence(deps: BatchDeps, running: RunningStep, stop: AbortSi
   }
 }
 
+interface Slice {
+  readonly entries: Claimed[];
+  /** Of state, as claim answered it. */
+  bytes: number;
+}
+
 /** Slices of ≤ 2,500 rows and ≤ 8 MiB of state. */
-function sliceByState(entries: readonly Claimed[]): Claimed[][] {
-  const slices: Claimed[][] = [];
-  let slice: Claimed[] = [];
-  let bytes = 0;
+function sliceByState(entries: readonly Claimed[]): Slice[] {
+  const slices: Slice[] = [];
+  let slice: Slice | undefined;
   for (const entry of entries) {
-    if (slice.length > 0 && (slice.length >= SLICE_ROWS || bytes + entry.trigger.stateBytes > SLICE_BYTES)) {
+    const { stateBytes } = entry.trigger;
+    if (slice === undefined || slice.entries.length >= SLICE_ROWS || slice.bytes + stateBytes > SLICE_BYTES) {
+      slice = { entries: [], bytes: 0 };
       slices.push(slice);
-      slice = [];
-      bytes = 0;
     }
-    slice.push(entry);
-    bytes += entry.trigger.stateBytes;
+    slice.entries.push(entry);
+    slice.bytes += stateBytes;
   }
-  if (slice.length > 0) slices.push(slice);
   return slices;
 }
 
