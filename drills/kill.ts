@@ -1,6 +1,6 @@
 /**
- * kill -9 of everything, servers included, in the middle of polling, and the same command again in the same folder: every
- * trigger is taken over, and of each item the synthetic provider had since the triggers were made, exactly one event is
+ * kill -9 in the middle of polling, of everything down to the servers, of Milkrun's own processes, or of the first one
+ * alone, and the same command again in the same folder: every trigger is taken over, and of each item the synthetic provider had since the triggers were made, exactly one event is
  * stored, with the id that follows from trigger and key.
  */
 import { chmod, mkdtemp, rm } from 'node:fs/promises';
@@ -8,7 +8,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { synthetic, syntheticKey, syntheticSlots } from '@milkrun/connectors';
 import { eventIdOf, systemClock } from '@milkrun/core';
-import { type DevRun, freePorts, startDev, until } from './lib/dev-run.ts';
+import { type DevRun, freePorts, KILLED, processesIn, startDev, until } from './lib/dev-run.ts';
 import type { Drill, DrillInput, DrillResult } from './lib/index.ts';
 import { integerFrom } from './lib/index.ts';
 import { randomFrom } from './lib/random.ts';
@@ -60,15 +60,19 @@ export const drill: Drill = {
       for (let round = 1; round <= count; round += 1) {
         leasedAtKill.push(await pollingUnderWay(run));
         await systemClock.sleep(random() * LATENCY_MS);
-        const processes = await run.kill();
+        const what = KILLED[(round - 1) % KILLED.length];
+        const processes = await run.kill(what);
         faults += 1;
-        log(`round ${round} of ${count}: killed ${processes} processes, ${leasedAtKill.at(-1)} leases were held`);
+        log(
+          `round ${round} of ${count}: killed ${what}, ${processes} processes; ${leasedAtKill.at(-1)} leases were held`,
+        );
         run = await startDev({ home, settings, log });
         takeOvers.push(await takenOver(run, report));
       }
       const checked = await compare(run, fleet, report);
       const exitCode = await run.stop();
       if (exitCode !== 0) report(`the last run ended with ${exitCode} on Ctrl-C`);
+      for (const left of processesIn(home)) report(`a process is left: ${left.slice(0, 200)}`);
       const takeOverSecondsMax = Math.max(...takeOvers);
       return { tried: checked, violations, faults, triggers, leasedAtKill, takeOverSecondsMax, leaseTtl: LEASE_TTL_S };
     } catch (error) {
@@ -133,6 +137,8 @@ async function takenOver(run: DevRun, report: (problem: string) => void): Promis
 /** What is stored against what the provider had; answers how many items were checked. */
 async function compare(run: DevRun, { phases, sinceMs }: Fleet, report: (problem: string) => void): Promise<number> {
   const toMs = Date.now();
+  // The commit of a first round may be of a poll that had asked before; that of the next one cannot.
+  await takenOver(run, report);
   await takenOver(run, report);
   const { undelivered } = await figuresOf(run);
   if (undelivered !== 0) report(`${undelivered} events are not delivered`);
@@ -155,7 +161,9 @@ async function compare(run: DevRun, { phases, sinceMs }: Fleet, report: (problem
     const { first, last } = syntheticSlots(RATE_PER_MINUTE, sinceMs, toMs, phase);
     for (let slot = first; slot <= last; slot += 1) {
       checked += 1;
-      if (!stored.has(`${triggerId} ${syntheticKey(slot)}`)) report(`${triggerId} ${syntheticKey(slot)} is lost`);
+      if (stored.has(`${triggerId} ${syntheticKey(slot)}`)) continue;
+      const at = ((slot + phase) * 60_000) / RATE_PER_MINUTE;
+      report(`${triggerId} ${syntheticKey(slot)} of ${new Date(at).toISOString()}, ${toMs - at} ms old, is lost`);
     }
   }
   return checked;

@@ -15,6 +15,13 @@ const SETTINGS =
 const READY_MS = 180_000;
 const POLL_MS = 200;
 
+/**
+ * What is killed: every process down to PostgreSQL's and Temporal's; all that are Milkrun's own, which orphans the
+ * servers; or the first one alone, whose children then drain by themselves while somebody starts anew.
+ */
+export const KILLED = ['everything', 'own', 'first'] as const;
+export type Killed = (typeof KILLED)[number];
+
 export interface DevRun {
   readonly apiUrl: string;
   readonly engineUrl: string;
@@ -27,8 +34,8 @@ export interface DevRun {
   /** Id of a part's process, such as `worker`. */
   pidOf(part: string): number;
   logOf(part: string): string;
-  /** kill -9 of every process it has started, all at once; answers how many there were. */
-  kill(): Promise<number>;
+  /** kill -9, all at once; answers how many processes there were. */
+  kill(what?: Killed): Promise<number>;
   /** Ctrl-C; answers the exit code. */
   stop(): Promise<number | null>;
 }
@@ -78,7 +85,7 @@ export async function startDev({ home, settings, fleet = 0, log }: DevOptions): 
     if (hasEnded(child)) throw new Error(`milkrun dev ended with ${child.exitCode ?? child.signalCode}:\n${said}`);
     return apiUrl !== undefined;
   }).catch(async (error: unknown) => {
-    await killTree(child);
+    await killAll(treeOf(child.pid as number));
     throw error;
   });
   const readySeconds = seconds();
@@ -92,18 +99,18 @@ export async function startDev({ home, settings, fleet = 0, log }: DevOptions): 
     api: (path, body) => ask(`${apiUrl}${path}`, apiKey, body),
     engine: (path) => ask(dev.engineUrl + path, dev.engineKey),
     pidOf(part) {
-      const { processes } = JSON.parse(readFileSync(join(home, 'processes.json'), 'utf8')) as {
-        processes: { name: string; pid: number }[];
-      };
-      const found = processes.find(({ name }) => name === part);
+      const found = recordedIn(home).find(({ name }) => name === part);
       if (found === undefined) throw new Error(`milkrun dev has no ${part}`);
       return found.pid;
     },
     logOf: (part) => readFileSync(join(home, 'logs', `${part}.log`), 'utf8'),
-    async kill() {
-      const killed = await killTree(child);
+    async kill(what = 'everything') {
+      const own = () => recordedIn(home).flatMap(({ name, pid }) => (name === 'temporal' ? [] : [pid]));
+      const first = child.pid as number;
+      const pids = what === 'everything' ? treeOf(first) : what === 'own' ? own() : [first];
+      await killAll(pids);
       await ended;
-      return killed;
+      return pids.length;
     },
     async stop() {
       if (!hasEnded(child)) child.kill('SIGINT');
@@ -135,9 +142,21 @@ async function ask<T>(url: string, key: string, body?: unknown): Promise<T> {
   return JSON.parse(text) as T;
 }
 
-/** Kills the process and all it has started, PostgreSQL's and Temporal's included, and waits until they are gone. */
-async function killTree(child: ChildProcess): Promise<number> {
-  const pids = treeOf(child.pid as number);
+/** Processes whose command line names the folder. */
+export function processesIn(home: string): string[] {
+  const text = execFileSync('ps', ['-A', '-ww', '-o', 'pid=,args='], { encoding: 'utf8' });
+  return text.split('\n').filter((line) => line.includes(home));
+}
+
+function recordedIn(home: string): { name: string; pid: number }[] {
+  const { processes } = JSON.parse(readFileSync(join(home, 'processes.json'), 'utf8')) as {
+    processes: { name: string; pid: number }[];
+  };
+  return processes;
+}
+
+/** Kills the processes and waits until they are gone. */
+async function killAll(pids: readonly number[]): Promise<void> {
   for (const pid of pids) {
     try {
       process.kill(pid, 'SIGKILL');
@@ -149,7 +168,6 @@ async function killTree(child: ChildProcess): Promise<number> {
     const alive = new Set(processTable().map(([pid]) => pid));
     return pids.every((pid) => !alive.has(pid));
   });
-  return pids.length;
 }
 
 function treeOf(root: number): number[] {
