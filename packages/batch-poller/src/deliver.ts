@@ -56,6 +56,9 @@ export interface LaneOptions {
 
 /** Rough bytes of a result around its events. */
 const FRAME_BYTES = 512;
+const UNSAID = 'the receiver refused it';
+
+type Refusal = Extract<StateStatus, { status: 'rejected' }>;
 
 export async function deliverLane(
   deps: BatchDeps,
@@ -124,43 +127,58 @@ export async function deliverLane(
   async function gone(piece: Piece): Promise<void> {
     deps.metrics.count('polling.broadcast.gone');
     const page = piece.parcel.emptyPages[0] ?? piece.parcel.events.find((event) => event.page !== undefined)?.page;
-    if (page !== undefined) await options.record([{ ...originOf(piece.parcel), result: page.at, status: 'gone' }]);
+    await options.record([{ ...originOf(piece.parcel), result: page?.at ?? HELD_REF, status: 'gone' }]);
     ends.set(piece.parcel.triggerId, 'gone');
   }
 
-  /** Matched by id; what is missing, or named twice, is not accepted. */
+  /** Matched by id; what is missing, or named twice, is not accepted. Several events of one trigger may be refused at once. */
   async function takeStatuses(pieces: readonly Piece[], statuses: readonly StateStatus[]): Promise<void> {
-    const byTrigger = new Map<string, StateStatus | 'double'>();
-    for (const status of statuses) byTrigger.set(status.triggerId, byTrigger.has(status.triggerId) ? 'double' : status);
+    const byTrigger = Map.groupBy(statuses, ({ triggerId }) => triggerId);
     const accepted: Piece[] = [];
     const again: Piece[] = [];
     const lost: Piece[] = [];
     for (const piece of pieces) {
-      const status = byTrigger.get(piece.parcel.triggerId);
-      if (status === undefined || status === 'double') park([piece], 'unavailable');
-      else if (status.status === 'accepted') accepted.push(piece);
-      else if (status.status === 'gone') {
+      const own = byTrigger.get(piece.parcel.triggerId) ?? [];
+      const refusals = own.filter((status) => status.status === 'rejected');
+      if (own.length === 1 && own[0]?.status === 'accepted') accepted.push(piece);
+      else if (own.length === 1 && own[0]?.status === 'gone') {
         if (options.brake()) park([piece], 'brake');
         else lost.push(piece);
-      } else {
-        const bad = piece.events.find((event) => event.eventId === status.eventId);
-        if (bad !== undefined) {
-          await deadLetter(piece.parcel, bad, status.reason ?? 'the receiver refused it');
-          const rest = piece.events.filter((event) => event !== bad);
-          if (rest.length > 0) again.push({ ...piece, events: rest });
-        } else if (piece.events.length > 1) {
-          again.push(...splitPiece(piece));
-        } else if (piece.events.length === 1) {
-          await deadLetter(piece.parcel, piece.events[0] as Outgoing, status.reason ?? 'the receiver refused it');
-        } else {
-          park([piece], 'unavailable');
-        }
-      }
+      } else if (own.length > 0 && refusals.length === own.length) again.push(...(await takeRefusals(piece, refusals)));
+      else park([piece], 'unavailable');
     }
     if (accepted.length > 0) await accept(accepted);
     for (const piece of lost) await gone(piece);
     // Pieces of one trigger stay in order: each goes alone, before anything that was queued behind it.
     queue.unshift(...again.map((piece) => [piece]));
+  }
+
+  /** Named events go to dead letters and the rest is sent again; when none is named, halves find the bad one. */
+  async function takeRefusals(piece: Piece, refusals: readonly Refusal[]): Promise<readonly Piece[]> {
+    const named = new Map(refusals.map((refusal) => [refusal.eventId, refusal.reason]));
+    const bad = piece.events.filter((event) => named.has(event.eventId));
+    if (bad.length === 0) return await splitOrLetter(piece, refusals[0]?.reason ?? UNSAID);
+    for (const event of bad) await deadLetter(piece.parcel, event, named.get(event.eventId) ?? UNSAID);
+    return restOf(piece, new Set(bad));
+  }
+
+  /** What is tried next of a piece that was refused as a whole: halves of it, or nothing but a dead letter. */
+  async function splitOrLetter(piece: Piece, reason: string): Promise<readonly Piece[]> {
+    if (piece.events.length > 1) return splitPiece(piece);
+    const [event] = piece.events;
+    if (event === undefined) {
+      park([piece], 'unavailable');
+      return [];
+    }
+    // The poll state that goes along with the last event may be what is refused: the event is judged alone.
+    if (piece.last && piece.parcel.pollState !== undefined) {
+      return [
+        { ...piece, last: false },
+        { ...piece, events: [] },
+      ];
+    }
+    await deadLetter(piece.parcel, event, reason);
+    return restOf(piece, new Set([event]));
   }
 
   async function accept(pieces: readonly Piece[]): Promise<void> {
@@ -200,10 +218,7 @@ export async function deliverLane(
       queue.unshift([...first], [...second]);
       return;
     }
-    const piece = pieces[0] as Piece;
-    if (piece.events.length > 1) queue.unshift(...splitPiece(piece).map((half) => [half]));
-    else if (piece.events.length === 1) await deadLetter(piece.parcel, piece.events[0] as Outgoing, reason);
-    else park([piece], 'unavailable');
+    queue.unshift(...(await splitOrLetter(pieces[0] as Piece, reason)).map((piece) => [piece]));
   }
 
   async function deadLetter(parcel: Parcel, event: Outgoing, reason: string): Promise<void> {
@@ -232,6 +247,12 @@ function originOf(parcel: Parcel) {
   return { triggerId: parcel.triggerId, leaseEpoch: parcel.leaseEpoch, hop: parcel.hop, attempt: parcel.attempt };
 }
 
+/** A piece without some of its events; one that was the last is sent even when empty, for the state that goes along. */
+function restOf(piece: Piece, without: ReadonlySet<Outgoing>): readonly Piece[] {
+  const events = piece.events.filter((event) => !without.has(event));
+  return events.length > 0 || piece.last ? [{ ...piece, events }] : [];
+}
+
 function splitPiece(piece: Piece): readonly [Piece, Piece] {
   const [first, second] = halve(piece.events);
   return [
@@ -251,7 +272,7 @@ function resultOf({ parcel, events, last }: Piece): StateResult {
   };
 }
 
-/** Chunks of ≤ 500 events and ≤ 1 MiB; a long parcel spans several, `last` only on its final piece. */
+/** Chunks of ≤ 500 events and ≤ 1 MiB; a long parcel spans several, `last` only on its final piece, with the poll state. */
 function chunksOf(deps: BatchDeps, parcels: readonly Parcel[]): Piece[][] {
   const { chunkEventsMax, chunkBytesMax } = deps.limits;
   const chunks: Piece[][] = [];
@@ -266,23 +287,27 @@ function chunksOf(deps: BatchDeps, parcels: readonly Parcel[]): Piece[][] {
   };
   for (const parcel of parcels) {
     let piece: Outgoing[] = [];
-    let frame = FRAME_BYTES + (parcel.pollState === undefined ? 0 : Buffer.byteLength(parcel.pollState));
-    if (chunk.length > 0 && bytes + frame > chunkBytesMax) close();
-    bytes += frame;
+    /** Ends the chunk, with what it has of this parcel. */
+    const cut = (): void => {
+      if (piece.length > 0) chunk.push({ parcel, events: piece, last: false });
+      piece = [];
+      close();
+      bytes = FRAME_BYTES;
+    };
+    const stateBytes = parcel.pollState?.length ?? 0;
+    if (chunk.length > 0 && bytes + FRAME_BYTES + stateBytes > chunkBytesMax) close();
+    bytes += FRAME_BYTES;
     for (const event of parcel.events) {
       const size = Buffer.byteLength(event.json);
-      if (events + 1 > chunkEventsMax || (bytes + size > chunkBytesMax && events > 0)) {
-        if (piece.length > 0) chunk.push({ parcel, events: piece, last: false });
-        piece = [];
-        close();
-        frame = FRAME_BYTES;
-        bytes += frame;
-      }
+      if (events + 1 > chunkEventsMax || (bytes + size > chunkBytesMax && events > 0)) cut();
       piece.push(event);
       events += 1;
       bytes += size;
     }
+    // A large event and a large state each fit a chunk, but not one together.
+    if (bytes + stateBytes > chunkBytesMax && piece.length > 0) cut();
     chunk.push({ parcel, events: piece, last: true });
+    bytes += stateBytes;
   }
   close();
   return chunks;

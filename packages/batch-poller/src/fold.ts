@@ -114,7 +114,7 @@ function foldOne(trigger: ClaimedTrigger, found: ByTrigger | undefined, hop: num
       trigger,
       chain,
       authRejections,
-      gone: delivered.some((record) => record.status === 'gone'),
+      gone: ofEpoch.some((record) => record.status === 'gone'),
       deadLetters: ofEpoch.filter((record) => record.deadLetters !== undefined),
       heldTaken,
     };

@@ -183,3 +183,49 @@ test('a fenced trigger is not sent, and past the budget nothing is', async () =>
   expect(late.sent).toEqual([]);
   expect([...late.report.ends.values()]).toEqual(['parked']);
 });
+
+test('two events refused by status in one answer both go to dead letters', async () => {
+  const bad = eventsOf('1', '3').map((event) => event.eventId);
+  const answer: Answer = (results) => {
+    const refused = results.flatMap(({ triggerId, events }) =>
+      bad
+        .filter((eventId) => events.some((json) => json.includes(eventId)))
+        .map((eventId) => ({ triggerId, status: 'rejected' as const, eventId })),
+    );
+    return refused.length === 0 ? accepted(results) : { kind: 'answered', statuses: refused, lifecycle: [] };
+  };
+  const { report, sent } = await lane([parcel('a', '1', '2', '3')], answer);
+  expect(sent).toEqual([['a:3!'], ['a:1!']]);
+  expect(report).toMatchObject({ delivered: 1, refused: 2 });
+});
+
+test('a large event and a large state are sent apart instead of the event being refused for their sum', async () => {
+  const [large] = [parcel('a', '1')].map((one) => ({
+    ...one,
+    pollState: 'x'.repeat(90_000),
+    events: one.events.map((event) => ({ ...event, json: JSON.stringify({ pad: 'x'.repeat(980_000) }) })),
+  }));
+  const tooLarge: Answer = (results) =>
+    JSON.stringify(results).length > 1024 * 1024
+      ? { kind: 'refused', status: 413, reason: 'too large' }
+      : accepted(results);
+  const { report, sent } = await lane([large as Parcel], tooLarge);
+  expect(sent).toEqual([['a:1'], ['a:0!']]);
+  expect(report).toMatchObject({ delivered: 1, refused: 0 });
+});
+
+test('when the last event of a trigger is refused its state is told all the same', async () => {
+  const answer: Answer = (results) =>
+    results.some((result) => result.events.length > 0)
+      ? { kind: 'refused', status: 422, reason: 'schema' }
+      : accepted(results);
+  const { calls, report } = await lane([parcel('a', '1')], answer);
+  expect(report.refused).toBe(1);
+  expect(calls.at(-1)?.[0]).toMatchObject({ events: [], last: true, pollState: 'state' });
+});
+
+test('a trigger with nothing but held events is gone too', async () => {
+  const held = { ...parcel('a', '1'), events: [{ eventId: 'evt_held', json: '{}', page: undefined }] };
+  const { records } = await lane([held], () => ({ kind: 'gone' }));
+  expect(records).toMatchObject([{ triggerId: 'a', status: 'gone', result: { object: 'held' } }]);
+});
