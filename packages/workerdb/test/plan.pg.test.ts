@@ -10,6 +10,7 @@ import type { WorkerDb } from '../src/index.ts';
 import { CLAIM } from '../src/statements/claim.ts';
 import { COMMIT } from '../src/statements/commit-sql.ts';
 import { CHECK, EXTEND } from '../src/statements/extend.ts';
+import { FEED } from '../src/statements/feed-sql.ts';
 import { READ_HELD } from '../src/statements/held.ts';
 import { OWNED } from '../src/statements/owned.ts';
 import { keysJson } from '../src/statements/rows.ts';
@@ -74,6 +75,8 @@ interface Node {
   'Node Type': string;
   'Relation Name'?: string;
   'Actual Loops': number;
+  'Actual Rows': number;
+  'Rows Removed by Filter'?: number;
   Plans?: Node[];
 }
 
@@ -121,6 +124,15 @@ const fullScans = (nodes: readonly Node[]): string[] =>
     .filter((node) => node['Node Type'] === 'Seq Scan' && PARTITION.test(node['Relation Name'] ?? ''))
     .map((node) => node['Relation Name'] ?? '');
 
+/** Rows of the three tables that were looked at, whatever became of them: a hash join over a table shows here. */
+const rowsRead = (nodes: readonly Node[]): number =>
+  nodes
+    .filter((node) => SCANS.test(node['Node Type']) && PARTITION.test(node['Relation Name'] ?? ''))
+    .reduce(
+      (sum, node) => sum + (node['Actual Rows'] + (node['Rows Removed by Filter'] ?? 0)) * node['Actual Loops'],
+      0,
+    );
+
 const text = (value: string): string => `'${value.replaceAll("'", "''")}'`;
 
 test('the rows lie where the ids say', () => {
@@ -132,6 +144,8 @@ test('claim probes the planned keys in their own partitions', async () => {
   const nodes = await nodesOf(CLAIM, [text(batchId), '45', '8388608']);
   expect(partitionsOf(nodes)).toEqual(SHARDS);
   expect(fullScans(nodes)).toEqual([]);
+  // The row for its lock and for its update, and its definition.
+  expect(rowsRead(nodes)).toBeLessThanOrEqual(3 * keys.length);
 });
 
 test('owned rows, states and held events are read by keys', async () => {
@@ -146,6 +160,7 @@ test('owned rows, states and held events are read by keys', async () => {
     const nodes = await nodesOf(statement, literals);
     expect(fullScans(nodes)).toEqual([]);
     expect(partitionsOf(nodes).every((shard) => SHARDS.includes(shard))).toBe(true);
+    expect(rowsRead(nodes)).toBeLessThanOrEqual(2 * keys.length);
   }
 });
 
@@ -166,6 +181,42 @@ test('commit reaches its rows by keys in their own partitions', async () => {
   const nodes = await nodesOf(COMMIT, [text(batchId), text(JSON.stringify(rows)), 'true', '0', '0', 'false']);
   expect(fullScans(nodes)).toEqual([]);
   expect(partitionsOf(nodes)).toEqual(SHARDS);
+  // The row for its lock and for its update, and its state.
+  expect(rowsRead(nodes)).toBeLessThanOrEqual(3 * keys.length);
+});
+
+test('a page of the feed reaches its rows by keys in their own partitions, whether it fences or only renames', async () => {
+  const page = keys.slice(0, 1000);
+  for (const config of ['{}', '{"changed":true}']) {
+    const changes = page.map(({ shard, triggerId }) => ({
+      del: false,
+      s: shard,
+      i: triggerId,
+      cv: 2,
+      tn: 'tenant',
+      tk: 'synthetic',
+      sl: 'renamed',
+      ve: '1',
+      cf: JSON.parse(config) as unknown,
+      co: 'connection',
+      iv: 300,
+      en: true,
+      si: null,
+      cr: '2026-01-01T00:00:00Z',
+      po: { dedupe: 'unique', repeatable: true },
+      pm: false,
+      pn: false,
+      hs: false,
+      hp: false,
+      re: null,
+      ph: 0,
+    }));
+    const nodes = await nodesOf(FEED, [text(JSON.stringify(changes)), 'false', 'false']);
+    expect(fullScans(nodes)).toEqual([]);
+    expect(partitionsOf(nodes).every((shard) => SHARDS.includes(shard))).toBe(true);
+    // Definition and row, each once to be looked at and once to be written.
+    expect(rowsRead(nodes)).toBeLessThanOrEqual(4 * page.length);
+  }
 });
 
 test('extension and fence check touch no row of a trigger', async () => {

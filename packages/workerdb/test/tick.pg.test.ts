@@ -1,7 +1,7 @@
 /** The tick: who is planned first, how much is planned, and when it comes again. */
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import type { WorkerDb } from '../src/index.ts';
-import { batchIds, change, claimAll, commit, emptied, expire, freshDb, push, row, tick } from './support.ts';
+import { batchIds, change, claimAll, commit, emptied, expire, freshDb, insertDue, push, row, tick } from './support.ts';
 
 let db: WorkerDb;
 beforeAll(async () => {
@@ -19,18 +19,6 @@ const many = (count: number, over: Parameters<typeof change>[0] = {}) =>
 
 async function dueAll(): Promise<void> {
   await db.sql`update polling_trigger_runs set next_poll_at = statement_timestamp() - interval '1 s' where next_poll_at is not null`;
-}
-
-/** Rows straight into the hot table and their definitions, all due: thousands for the price of one statement. */
-async function insertDue(count: number): Promise<void> {
-  await db.sql.unsafe(`
-    create temporary table made on commit drop as
-    select shard, id from (select ('00000000-0000-4000-8000-' || lpad(n::text, 12, '0'))::uuid as id from generate_series(1, ${count}) n) i
-      cross join lateral (select (get_byte(h, 0) * 256 + get_byte(h, 1)) % 64 as shard from sha256(id::text::bytea) h) s;
-    insert into polling_triggers (shard, trigger_id, config_version, created_at, tenant_id, toolkit, slug, version_wanted, connection_id, poll_policy, config)
-      select shard, id, 1, now(), 'tenant', 'synthetic', 'synthetic', '1', 'connection', '{"dedupe":"unique","repeatable":true}', '{}' from made;
-    insert into polling_trigger_runs (shard, enabled, owner, interval_s, trigger_id, phase_s, tenant_h, toolkit_h, def_bytes, connection_h, next_poll_at, primed)
-      select shard, true, 'v', 300, id, 0, hash32('tenant'), hash32('synthetic'), 300, hash64('tenant', 'connection'), now() - interval '1 s', true from made;`);
 }
 
 /** Seconds from the database's now to the recorded wake. */
@@ -64,7 +52,7 @@ describe('what is planned', () => {
   });
 
   test('due rows become full batches, the last one the rest, and each row is planned once', async () => {
-    await insertDue(250);
+    await insertDue(db, 250);
     await db.heartbeatWorker({ workerId: 'a', width: 500 });
     await db.heartbeatWorker({ workerId: 'b', width: 500 });
     const result = await tick(db, { batchSize: 100 });
@@ -77,10 +65,10 @@ describe('what is planned', () => {
   });
 
   test('entries without a result are bounded by twice the batch size for each live worker', async () => {
-    await insertDue(1000);
+    await insertDue(db, 1000);
     expect((await tick(db, { batchSize: 100 })).planned).toHaveLength(2);
     await emptied(db);
-    await insertDue(1000);
+    await insertDue(db, 1000);
     await db.heartbeatWorker({ workerId: 'a', width: 500 });
     await db.heartbeatWorker({ workerId: 'b', width: 500 });
     await db.heartbeatWorker({ workerId: 'c', width: 500 });
@@ -96,7 +84,7 @@ describe('what is planned', () => {
   });
 
   test('batches are bounded by sixteen for each live worker, however small', async () => {
-    await insertDue(40);
+    await insertDue(db, 40);
     for (let n = 0; n < 16; n += 1) {
       const { planned } = await tick(db, { batchSize: 1, batchIds: batchIds(1) });
       const batchId = planned[0]?.batchId ?? '';
@@ -196,7 +184,7 @@ describe('wake', () => {
   });
 
   test('due rows left behind record the wake as now, so the end of a batch arms the shard', async () => {
-    await insertDue(300);
+    await insertDue(db, 300);
     const first = await tick(db, { batchSize: 100 });
     expect([first.left, first.wakeInMs]).toEqual([100, 0]);
     const batchId = first.planned[0]?.batchId ?? '';
@@ -233,7 +221,7 @@ describe('wake', () => {
 
 describe('several timer shards', () => {
   test('each plans its own storage shards and leaves the others alone', async () => {
-    await insertDue(200);
+    await insertDue(db, 200);
     await db.ensureTimerShards(4);
     const seen: string[] = [];
     for (const timerShard of await db.timerShards()) {
@@ -249,7 +237,7 @@ describe('several timer shards', () => {
   });
 
   test('a shard there is no row for plans nothing', async () => {
-    await insertDue(5);
+    await insertDue(db, 5);
     expect(await db.tick({ timerShard: 9, batchSize: 10, batchIds: batchIds(1), dispatch: true })).toMatchObject({
       planned: [],
       due: 0,
