@@ -94,3 +94,15 @@ test('a resync that was begun anew is not finished by the older one', async () =
   expect(await db.resyncInProgress()).toBe(newer);
   expect(await idsLeft()).toHaveLength(3);
 });
+
+test('the tombstone of a trigger that was deleted before and came back is of its last version', async () => {
+  const [kept, gone] = many(2) as [FeedChange, FeedChange];
+  await push(db, [kept, gone]);
+  await push(db, [{ op: 'delete', triggerId: gone.triggerId, configVersion: 2 }]);
+  const back = { ...gone, configVersion: 5 } as FeedChange;
+  await push(db, [back]);
+  const token = await db.beginResync();
+  await reread([kept]);
+  expect(await db.finishResync({ token, confirmMassDelete: false })).toEqual({ deleted: 1, refused: 0 });
+  expect(await push(db, [back])).toMatchObject({ upserted: 0, stale: 1 });
+});

@@ -17,7 +17,8 @@ export async function beginFullResync(sql: Sql, token: string): Promise<string> 
 const UNSEEN = `
 create temporary table unseen on commit drop as
 select t.shard, t.trigger_id, t.lease_owner from polling_trigger_runs t
-where not exists (select from resync_marks m where m.shard = t.shard and m.trigger_id = t.trigger_id)`;
+where not exists (select from resync_marks m where m.shard = t.shard and m.trigger_id = t.trigger_id)
+order by t.shard, t.trigger_id for update of t`;
 
 const DELETE_UNSEEN = `
 with f as (
@@ -27,7 +28,8 @@ with f as (
 z as (
   insert into tombstones (trigger_id, config_version, deleted_at)
   select u.trigger_id, p.config_version, statement_timestamp() from unseen u join polling_triggers p using (shard, trigger_id)
-  order by 1 on conflict (trigger_id) do nothing),
+  order by 1 on conflict (trigger_id) do update set config_version = greatest(tombstones.config_version, excluded.config_version),
+    deleted_at = excluded.deleted_at),
 h as (delete from held_events t using unseen u where t.shard = u.shard and t.trigger_id = u.trigger_id),
 s as (delete from polling_trigger_states t using unseen u where t.shard = u.shard and t.trigger_id = u.trigger_id),
 p as (delete from polling_triggers t using unseen u where t.shard = u.shard and t.trigger_id = u.trigger_id)
