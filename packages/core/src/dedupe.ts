@@ -6,7 +6,7 @@
  */
 
 import { canonicalJson } from './canonical-json.ts';
-import { cloudEventJson, type EventSource, hasUncleanText } from './event.ts';
+import { cloudEventJson, type EventItem, type EventSource, hasUncleanText } from './event.ts';
 import { eventIdOf, keyHashOf } from './ids.ts';
 import type { DeadLetter, PollPolicy } from './ports/batch-store.ts';
 import { KEY_BYTES, SEEN_KEYS_MAX, type SeenIndex } from './seen.ts';
@@ -151,7 +151,7 @@ export function decidePage(input: PageInput): PageOutcome {
       continue;
     }
     const eventId = eventIdOf(source.triggerId, key);
-    const json = cloudEventJson(source, {
+    const json = printed(source, {
       eventId,
       ...(item.occurredAt === undefined ? {} : { occurredAt: item.occurredAt }),
       data: item.data,
@@ -159,6 +159,11 @@ export function decidePage(input: PageInput): PageOutcome {
       page: input.page,
       index,
     });
+    if (json === undefined) {
+      quietKeys.push(hash);
+      deadLetters.push({ ...deadLetter('poll.item_invalid', 'the item nests too deeply', item.data), eventId });
+      continue;
+    }
     if (Buffer.byteLength(json) > EVENT_BYTES_MAX) {
       quietKeys.push(hash);
       deadLetters.push({
@@ -196,9 +201,28 @@ export function decidePage(input: PageInput): PageOutcome {
   };
 }
 
+/** Undefined for data that nests deeper than the stack: no receiver could read it either. */
+function printed(source: EventSource, item: EventItem): string | undefined {
+  try {
+    return cloudEventJson(source, item);
+  } catch (error) {
+    if (error instanceof RangeError) return undefined;
+    throw error;
+  }
+}
+
+/** As it came, in the order it came; only what cannot be printed so is printed in canonical order. */
+function textOf(raw: unknown): string {
+  try {
+    return JSON.stringify(raw) ?? 'null';
+  } catch {
+    return canonicalJson(raw);
+  }
+}
+
 const DEAD_LETTER_BYTES_MAX = 256 * 1024;
 
 function deadLetter(code: string, reason: string, raw: unknown): DeadLetter {
-  const bytes = Buffer.from(JSON.stringify(raw) ?? 'null', 'utf8');
+  const bytes = Buffer.from(textOf(raw), 'utf8');
   return { stage: 'poll', code, reason, raw: bytes.subarray(0, DEAD_LETTER_BYTES_MAX) };
 }
