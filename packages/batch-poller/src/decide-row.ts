@@ -134,9 +134,7 @@ function deliveredPart(
     ...entry.deadLetters.flatMap((record) => record.deadLetters ?? []),
   ].map(deadLetterOf);
   return {
-    ...(last !== undefined && last.record.cursorAfter !== null && last.record.sameCursor !== true
-      ? { cursor: last.record.cursorAfter }
-      : {}),
+    ...(last !== undefined && last.record.sameCursor !== true ? { cursor: last.record.cursorAfter ?? 'null' } : {}),
     ...(fresh.byteLength >= KEY_BYTES || rekeyed
       ? {
           seen: rememberKeys(
@@ -179,11 +177,11 @@ function parked(entry: Polled, state: TriggerState | undefined): CommitRow {
   const part = deliveredPart(entry, state);
   const held = entry.trigger.pollPolicy.repeatable ? [] : heldOf(entry);
   // A source that cannot repeat itself is not asked again for what is now held: its cursor moves on.
-  const beyond = entry.chain.pages.at(-1)?.record.cursorAfter;
+  const last = entry.chain.pages.at(-1) as FoldedPage;
   return {
     ...rowOf(entry.trigger),
     ...part,
-    ...(held.length > 0 && beyond !== null && beyond !== undefined ? { cursor: beyond } : {}),
+    ...(held.length > 0 ? { cursor: last.record.cursorAfter ?? 'null' } : {}),
     outcome: 'release',
     code: 'broadcast.unavailable',
     reason: 'the receiver did not take all events in any of the batch’s hops',

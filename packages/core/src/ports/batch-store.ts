@@ -110,7 +110,7 @@ export interface CommitRow extends LeasedKey {
   readonly haltCode?: Code;
   /** Seconds from the commit's own now. */
   readonly retryAfterSeconds?: number;
-  /** JSON text; absent = unchanged. */
+  /** JSON text, `null` among them: no cursor any more; absent = unchanged. */
   readonly cursor?: string;
   /** Absent = unchanged. */
   readonly seen?: Uint8Array;
