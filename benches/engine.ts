@@ -313,7 +313,9 @@ function medians(rounds: readonly WindowFigures[]): Record<string, unknown> {
 
 function median<T>(values: readonly T[], pick: (value: T) => number): number {
   const sorted = values.map(pick).sort((a, b) => a - b);
-  return round(sorted[Math.floor(sorted.length / 2)] ?? Number.NaN);
+  const upper = sorted[Math.floor(sorted.length / 2)] ?? Number.NaN;
+  const lower = sorted[Math.ceil(sorted.length / 2) - 1] ?? Number.NaN;
+  return round((lower + upper) / 2);
 }
 
 function spreadOf(values: readonly number[]) {
