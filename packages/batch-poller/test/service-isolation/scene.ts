@@ -15,6 +15,7 @@ import {
   noLog,
   noMetrics,
   type ObjectStore,
+  ObjectStoreUnavailable,
   systemClock,
   systemRng,
   type TriggerChange,
@@ -24,7 +25,7 @@ import { createMemoryObjectStore } from '@milkrun/object-store';
 import { createPollRunner, LOCAL_CREDENTIALS } from '@milkrun/poll-runner';
 import { createDatabase } from '@milkrun/testkit';
 import { openWorkerDb, type WorkerDb } from '@milkrun/workerdb';
-import { inject } from 'vitest';
+import { expect, inject, vi } from 'vitest';
 import { broadcast } from '../../src/activities/broadcast.ts';
 import { claimAndSnapshot } from '../../src/activities/claim-and-snapshot.ts';
 import { commit } from '../../src/activities/commit.ts';
@@ -137,13 +138,28 @@ export async function openScene(db: WorkerDb, options: SceneOptions = {}) {
     writes.after?.(what);
     return done;
   }
+  let isAway = false;
+  const reachable = <Args extends unknown[], T>(call: (...args: Args) => Promise<T>) => {
+    return async (...args: Args): Promise<T> => {
+      if (isAway) throw new ObjectStoreUnavailable('the object store is away');
+      return await call(...args);
+    };
+  };
+  let checks = 0;
   const objects: ObjectStore = {
     ...memory,
+    get: reachable(memory.get),
+    list: reachable(memory.list),
     putIfAbsent: (key, bytes) =>
       durable(`put ${key.split('/').slice(2).join('/')}`, () => memory.putIfAbsent(key, bytes)),
   };
   const store: BatchStore = {
     ...db,
+    check: async (batchId) => {
+      const check = await db.check(batchId);
+      checks += 1;
+      return check;
+    },
     claim: (input) => durable('claim', () => db.claim(input)),
     holdFenced: (events) => durable('holdFenced', () => db.holdFenced(events)),
     commit: (input) => durable('commit', () => db.commit(input)),
@@ -344,6 +360,26 @@ export async function openScene(db: WorkerDb, options: SceneOptions = {}) {
     primed,
     row,
     count,
+    /** Names of the batch's objects, such as `auth/0.1`. */
+    objectNames: async (batchId: string, prefix = '') =>
+      (await memory.list(`batches/${batchId}/${prefix}`)).map((key) => key.split('/').slice(2).join('/')),
+    storeIsAway: (away: boolean) => {
+      isAway = away;
+    },
+    /** Changes a byte of each object under a prefix of the batch. */
+    async damage(batchId: string, prefix: string): Promise<void> {
+      for (const key of await memory.list(`batches/${batchId}/${prefix}`)) {
+        const bytes = (await memory.get(key)) as Uint8Array;
+        bytes[bytes.length - 1] = (bytes[bytes.length - 1] as number) ^ 1;
+        await memory.delete(key);
+        await memory.putIfAbsent(key, bytes);
+      }
+    },
+    /** Waits until a step that runs has read its fence once more. */
+    async fenceRead(): Promise<void> {
+      const before = checks;
+      await vi.waitFor(() => expect(checks).toBeGreaterThan(before), { interval: 5 });
+    },
     drain: () => draining.abort(new Error('the worker drains')),
     expire: (batchId: string) =>
       db.sql`update batches set expires_at = statement_timestamp() - interval '1 s' where batch_id = ${batchId}`,

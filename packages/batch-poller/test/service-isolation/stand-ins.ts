@@ -161,4 +161,4 @@ export async function startPollFunction() {
   return Object.assign(stand, server);
 }
 
-export type PollFunctionStandIn = Awaited<ReturnType<typeof startPollFunction>>;
+type PollFunctionStandIn = Awaited<ReturnType<typeof startPollFunction>>;
