@@ -10,10 +10,11 @@ export const COMMIT = `
 with me as materialized (
   select batch_no, timer_shard, claimed_at, open, statement_timestamp() as now from batches
   where batch_id = $1 and ended_at is null and expires_at > statement_timestamp()),
+j as materialized (select $2::text::jsonb as list),            -- parsed once
 d as materialized (
-  select * from jsonb_to_recordset($2::text::jsonb) as d(s smallint, i uuid, e integer, o text, c smallint, ct text, hc smallint, hct text,
+  select d.* from j, jsonb_to_recordset(j.list) as d(s smallint, i uuid, e integer, o text, c smallint, ct text, hc smallint, hct text,
     ha integer, ch text, ra integer, cur jsonb, cn boolean, sn text, v text, pr boolean, ev integer, dd integer, ms integer, pl boolean, rk boolean,
-    r text, h jsonb, hd jsonb, dl jsonb, w jsonb) limit jsonb_array_length($2::text::jsonb)),
+    r text, h jsonb, hd jsonb, dl jsonb, w jsonb) limit (select jsonb_array_length(list) from j)),
 locked as materialized (                                        -- in key order, with the values as they were
   select d.*, t.lease_owner = (select batch_no from me) and t.lease_epoch = d.e and t.enabled as mine, t.last_committed_epoch >= d.e as done,
     t.last_code as was_code, t.quiet_polls as was_polls, t.quiet_since as was_since, t.halted_code as was_halt, t.toolkit_h, t.connection_h,

@@ -5,11 +5,12 @@
 
 /** $1 changes as JSON, $2 whether new rows take their phase slot instead of being due at once, $3 whether a resync runs. */
 export const FEED = `
-with d as materialized (
+with j as materialized (select $1::text::jsonb as list),       -- parsed once
+d as materialized (
   select r.*, case when r.hs then r.cur is null or r.cur = 'null'::jsonb end as from_start
-  from jsonb_to_recordset($1::text::jsonb) as r(del boolean, s smallint, i uuid, cv bigint, tn text, tk text, sl text, ve text, cf jsonb,
+  from j, jsonb_to_recordset(j.list) as r(del boolean, s smallint, i uuid, cv bigint, tn text, tk text, sl text, ve text, cf jsonb,
     co text, iv integer, en boolean, si timestamptz, cr timestamptz, po jsonb, pm boolean, pn boolean, hs boolean, cur jsonb,
-    sc jsonb, ss text, sv text, hp boolean, re text, ph integer) limit jsonb_array_length($1::text::jsonb)),
+    sc jsonb, ss text, sv text, hp boolean, re text, ph integer) limit (select jsonb_array_length(list) from j)),
 old as materialized (
   select d.*, p.*, coalesce(p.old_cv, (select z.config_version from tombstones z where z.trigger_id = d.i), -1) < d.cv as newer
   from d left join lateral (
