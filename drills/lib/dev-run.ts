@@ -20,7 +20,7 @@ const POLL_MS = 200;
  * servers; or the first one alone, whose children then drain by themselves while somebody starts anew.
  */
 export const KILLED = ['everything', 'own', 'first'] as const;
-export type Killed = (typeof KILLED)[number];
+type Killed = (typeof KILLED)[number];
 
 export interface DevRun {
   readonly apiUrl: string;

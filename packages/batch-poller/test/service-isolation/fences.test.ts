@@ -244,7 +244,11 @@ describe('a worker that drains', () => {
       const { input } = await pair();
       await runUntil(input, step);
       if (step === 'auth') scene.drain();
-      else scene.source.script = () => void scene.drain() ?? 'silence';
+      else
+        scene.source.script = () => {
+          scene.drain();
+          return 'silence';
+        };
       await expect(scene.run(step, input)).rejects.toBeInstanceOf(Draining);
       expect(await scene.leases()).toBe(2);
     },
@@ -253,7 +257,10 @@ describe('a worker that drains', () => {
   test('in the middle of asking for credentials hands over too', async () => {
     const { input } = await pair();
     await runUntil(input, 'auth');
-    scene.controlPlane.conn = () => void scene.drain() ?? 'silence';
+    scene.controlPlane.conn = () => {
+      scene.drain();
+      return 'silence';
+    };
     await expect(scene.run('auth', input)).rejects.toBeInstanceOf(Draining);
   });
 
@@ -262,7 +269,11 @@ describe('a worker that drains', () => {
     async (step) => {
       const { taken, other, input } = await pair({}, { alone: true });
       await runUntil(input, step);
-      if (step === 'auth') scene.controlPlane.conn = () => void scene.drain() ?? 'silence';
+      if (step === 'auth')
+        scene.controlPlane.conn = () => {
+          scene.drain();
+          return 'silence';
+        };
       else
         scene.source.script = (call) => {
           if (call.trigger.id === other) return undefined;

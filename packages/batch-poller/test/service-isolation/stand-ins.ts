@@ -128,8 +128,6 @@ export async function startControlPlane() {
   return Object.assign(stand, server);
 }
 
-export type ControlPlaneStandIn = Awaited<ReturnType<typeof startControlPlane>>;
-
 /** A poll function over lists of items: the cursor counts the items already given. */
 export async function startPollFunction() {
   const stand = {
@@ -160,5 +158,3 @@ export async function startPollFunction() {
   });
   return Object.assign(stand, server);
 }
-
-type PollFunctionStandIn = Awaited<ReturnType<typeof startPollFunction>>;
