@@ -1,7 +1,7 @@
 /** Everything a run of the engine needs, on this machine: PostgreSQL (durable), Temporal, the stand-in upstream, one worker. */
 import { type ChildProcess, fork } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdtempSync, rmSync } from 'node:fs';
+import { chmodSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -41,6 +41,8 @@ export async function startEngineStack(
   log: (line: string) => void,
 ): Promise<EngineStack> {
   const home = mkdtempSync(join(tmpdir(), 'milkrun-bench-'));
+  // PostgreSQL may run as a user of its own, who has to walk through; else its data would lie elsewhere and stay behind.
+  chmodSync(home, 0o755);
   const ends: (() => Promise<unknown>)[] = [async () => rmSync(home, { recursive: true, force: true })];
   const stop = async (): Promise<void> => {
     for (const end of ends.splice(0).toReversed()) await end();
