@@ -2,6 +2,7 @@
  * Runs one server part as this process: says when it is ready, drains on SIGTERM and SIGINT, and also when the
  * `milkrun dev` that started it has vanished.
  */
+import { setTimeout as delay } from 'node:timers/promises';
 import { type Config, shownConfig } from '@milkrun/config';
 import type { Log } from '@milkrun/core';
 import {
@@ -32,6 +33,9 @@ export interface RunningPart {
   stop(): Promise<void>;
 }
 
+/** Asked to end while it starts, a part is given this long to get ready and drain. */
+const START_GRACE_MS = 5000;
+
 export type PartName = 'worker' | 'api' | 'poll-function';
 
 /** Resolves after the drain; throws what ended the part. */
@@ -55,7 +59,10 @@ export async function servePart(
   let part: RunningPart | undefined;
   let server: MetricsServer | undefined;
   try {
-    part = await start({ config, log, metrics });
+    const started = new AbortController();
+    const inVain = asked.then((why) => delay(START_GRACE_MS, why, { signal: started.signal }));
+    const starting = start({ config, log, metrics }).finally(() => started.abort());
+    part = await Promise.race([starting, inVain.then(endWhileStarting(log))]);
     const { metricsPort: port, metricsHost: host } = config;
     server = await startMetricsServer({ metrics, port, host, sources: part.metricsSources ?? [] });
     const addresses = { ...part.addresses, metrics: server.url };
@@ -72,6 +79,14 @@ export async function servePart(
     await metrics.close();
     log.info({}, 'process.ended');
   }
+}
+
+/** A part that never served holds nothing that would have to be drained; what it waits for may never come. */
+function endWhileStarting(log: Log): (why: string) => never {
+  return (why) => {
+    log.info({ why }, 'process.ended_while_starting');
+    process.exit(0);
+  };
 }
 
 /** Resolves when this process should end. A second signal ends it at once, with exit code 1. */

@@ -3,9 +3,11 @@ import { once } from 'node:events';
 import { chmodSync, existsSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:net';
 import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
 import { Secret } from '@milkrun/core';
+import { createDatabase } from '@milkrun/testkit';
 import postgres from 'postgres';
-import { expect, test } from 'vitest';
+import { expect, inject, test } from 'vitest';
 import { type Child, startChild } from '../src/dev/child.ts';
 import type { Figures } from '../src/dev/figures.ts';
 import { createFirstData, PACKAGES } from '../src/dev/first-data.ts';
@@ -171,6 +173,33 @@ test('a part that is still starting ends when everything is to end', async () =>
   await expect(starting).rejects.toThrow('Ctrl-C');
   expect(recorded).toHaveLength(1);
   expect(recorded.some(isAlive)).toBe(false);
+});
+
+test('a worker that waits for Temporal ends when it is asked to', async () => {
+  const worker = spawn(process.execPath, [fileURLToPath(new URL('../src/main.ts', import.meta.url)), 'worker'], {
+    env: {
+      PATH: process.env.PATH,
+      TEMPORAL_CONFIG_FILE: '',
+      TEMPORAL_ADDRESS: '127.0.0.1:1',
+      WORKERDB_URL: await createDatabase(inject('pgUrl')),
+      CONTROL_PLANE_URL: 'http://127.0.0.1:1',
+      CONTROL_PLANE_KEY: 'a key of this test alone',
+      POLL_FUNCTION_ENDPOINT: 'http://127.0.0.1:1',
+      OBJECT_STORE: `fs:${join(temporaryFolder(), 'objects')}`,
+      ENGINE_PORT: '0',
+      METRICS_PORT: '0',
+    },
+    stdio: ['ignore', 'pipe', 'pipe'],
+  });
+  onCleanup(() => worker.kill('SIGKILL'));
+  const gone = once(worker, 'exit');
+  let said = '';
+  worker.stdout.on('data', (chunk) => {
+    const waited = said.includes('Connection refused');
+    said += String(chunk);
+    if (!waited && said.includes('Connection refused')) worker.kill('SIGTERM');
+  });
+  expect([await gone, said]).toEqual([[0, null], expect.stringContaining('process.ended_while_starting')]);
 });
 
 test('the servers keep their data over a restart, after a drain and after kill -9', { timeout: 120_000 }, async () => {

@@ -30,6 +30,8 @@ export interface DevOptions {
 const DRAIN_MS = 65_000;
 const ORPHAN_GRACE_MS = 15_000;
 const SHOW_EVERY_MS = 1000;
+/** A part that takes longer to start is reported. */
+const SLOW_MS = 15_000;
 
 /** Runs until Ctrl-C, or with `once` until everything has been polled. Answers the exit code. */
 export async function dev(context: Context, options: DevOptions): Promise<ExitCode> {
@@ -56,7 +58,17 @@ export async function dev(context: Context, options: DevOptions): Promise<ExitCo
   const start = async (name: string, args: readonly string[], env: Env): Promise<Child> => {
     stop.signal.throwIfAborted();
     live.note(`starting ${name} …`);
-    const child = await startChild({ name, args, env, home: home.path, signal: stop.signal, onSpawn: record });
+    const slow = setTimeout(() => {
+      live.say(`${name} is not ready yet; what it waits for is at the end of ${home.path}/logs/${name}.log`);
+    }, SLOW_MS);
+    const child = await startChild({
+      name,
+      args,
+      env,
+      home: home.path,
+      signal: stop.signal,
+      onSpawn: record,
+    }).finally(() => clearTimeout(slow));
     children.push(child);
     void child.ended.then((how) => {
       if (!stop.signal.aborted)
