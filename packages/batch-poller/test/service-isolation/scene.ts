@@ -38,7 +38,7 @@ import { createSnapshots } from '../../src/snapshot/snapshot.ts';
 import type { StepResult } from '../../src/step.ts';
 import { startControlPlane, startPollFunction } from './stand-ins.ts';
 
-const STEPS = ['claim', 'auth', 'poll', 'broadcast', 'commit'] as const;
+export const STEPS = ['claim', 'auth', 'poll', 'broadcast', 'commit'] as const;
 export type StepName = (typeof STEPS)[number];
 
 const LEASE_SECONDS = 45;
@@ -78,7 +78,7 @@ class SceneClock implements Clock {
 }
 
 /** A process that died: thrown by a durable write that was made, or was not. */
-class Died extends Error {
+export class Died extends Error {
   override readonly name = 'Died';
 }
 
