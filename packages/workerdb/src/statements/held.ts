@@ -13,9 +13,9 @@ from jsonb_to_recordset($1::text::jsonb) as k(s smallint, i uuid) cross join lat
 const HOLD_FENCED = `
 insert into held_events (shard, trigger_id, event_id, held_at, event)
 select h.s, h.i, h.id, statement_timestamp(), h.ev
-from jsonb_to_recordset($1::text::jsonb) as h(s smallint, i uuid, id text, ev text)
+from rows from (jsonb_to_recordset($1::text::jsonb) as (s smallint, i uuid, id text, ev text)) with ordinality as h(s, i, id, ev, n)
 where exists (select from polling_triggers d where d.shard = h.s and d.trigger_id = h.i)
-order by h.s, h.i, h.id
+order by h.s, h.i, h.n
 on conflict do nothing`;
 
 export async function readHeldEvents(sql: Sql, keys: readonly LeasedKey[]): Promise<readonly HeldEvent[]> {
