@@ -163,6 +163,10 @@ export async function runStep(
     return result;
   } catch (error) {
     if (error instanceof LeaseLost || (end.signal.reason instanceof LeaseLost && !context.signal.aborted)) {
+      // Nobody polls for this batch any more: its credentials go with it.
+      await deps.snapshots.deleteAuth(input.batchId).catch((failure: unknown) => {
+        deps.log.warn({ batchId: input.batchId, step, error: String(failure) }, 'auth.delete_failed');
+      });
       return { status: 'ended', done: 0, left: 0 };
     }
     throw error;
