@@ -139,7 +139,7 @@ export interface CommitInput {
   readonly rows: readonly CommitRow[];
   /** True only in the last statement of a batch's last commit: sets `ended_at`, which frees everything left. */
   readonly end: boolean;
-  /** A forced end backs the timer shard off (30 s → 5 min) when rows were released; a good one resets it. */
+  /** A forced end that released rows, or freed some that were never polled: the timer shard backs off (30 s → 5 min). */
   readonly forced: boolean;
   /** Entries that keep their lease for the next hop. */
   readonly open: number;

@@ -132,7 +132,7 @@ async function run(
     end,
     input.open,
     end ? 0 : (input.extendSeconds ?? 0),
-    end && input.forced && rows.some((row) => row.outcome === 'release'),
+    end && input.forced,
   ];
   if (!rows.some((row) => row.haltCode === 'receiver_gone')) {
     const [answer] = await sql.unsafe<Answer[]>(COMMIT, parameters(rows), { prepare: true });
