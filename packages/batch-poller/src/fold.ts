@@ -28,7 +28,7 @@ interface Chain {
 }
 
 export type FoldedEntry =
-  /** No result: to be polled, once authorized. `authRejections` counts poll.auth_rejected results of this epoch. */
+  /** No result: to be polled, once authorized. `authRejections` counts the hops of this epoch in which the provider refused the auth. */
   | { readonly state: 'claimed'; readonly trigger: ClaimedTrigger; readonly authRejections: number }
   | {
       readonly state: 'polled';
@@ -102,7 +102,9 @@ function foldOne(trigger: ClaimedTrigger, found: ByTrigger | undefined, hop: num
   const heldTaken = ofEpoch
     .filter((record) => record.result.object === HELD_REF.object)
     .flatMap((record) => record.eventIds ?? []);
-  const authRejections = results.filter((stored) => stored.record.code === 'poll.auth_rejected').length;
+  // By hops: two attempts that overlap are refused with the same credentials.
+  const refusedIn = results.filter((stored) => stored.record.code === 'poll.auth_rejected');
+  const authRejections = new Set(refusedIn.map((stored) => stored.record.hop)).size;
   // More keys than can be remembered: no page of such a chain may be told, or the next poll would tell it again.
   const tooLarge =
     delivered.length === 0 ? results.find((stored) => stored.record.code === 'poll.listing_too_large') : undefined;

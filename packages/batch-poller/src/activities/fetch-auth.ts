@@ -21,16 +21,17 @@ export async function fetchAuth(deps: BatchDeps, input: BatchPollerInput, contex
       (entry): entry is Claimed => entry.state === 'claimed' && !running.fenced.has(entry.trigger.triggerId),
     );
     running.open = pending.length;
-    if (deps.draining.aborted) {
+    const handOver = async (): Promise<StepResult> => {
       if (!(await deps.alone())) throw new Draining('worker drains before auth');
       return { status: 'draining', done: 0, left: pending.length };
-    }
+    };
+    if (deps.draining.aborted) return await handOver();
     const known = await deps.snapshots.readAuth(input.batchId);
     const byConnection = new Map<string, { ask: ConnectionAsk; entries: Claimed[]; triggerIds: string[] }>();
     for (const entry of pending) {
       const { tenantId, connectionId, toolkit, triggerId } = entry.trigger;
       const key = authKeyOf(tenantId, connectionId);
-      if (isUsable(known.get(key), deps.clock.now())) continue;
+      if (isUsableFor(entry, known.get(key), input.retryCounter, deps.clock.now())) continue;
       const found = byConnection.get(key);
       if (found === undefined) {
         const triggerIds = [triggerId];
@@ -47,7 +48,8 @@ export async function fetchAuth(deps: BatchDeps, input: BatchPollerInput, contex
       if (asked === undefined) return;
       if (answer.code === 'ok') {
         const { connectionId, tenantId, expiresAtMs } = answer;
-        auth.push({ connectionId, tenantId, auth: answer.auth, expiresAtMs, fetchedAtMs: deps.clock.now() });
+        const fetchedAtMs = deps.clock.now();
+        auth.push({ connectionId, tenantId, auth: answer.auth, expiresAtMs, fetchedAtMs, hop: input.retryCounter });
         return;
       }
       const retryAfter = answer.retryAfterSeconds === undefined ? {} : { retryAfterSeconds: answer.retryAfterSeconds };
@@ -66,11 +68,13 @@ export async function fetchAuth(deps: BatchDeps, input: BatchPollerInput, contex
     if (byConnection.size > 0) {
       const late = AbortSignal.timeout(STEP_BUDGET_SECONDS.auth * 1000);
       const signal = AbortSignal.any([running.signal, deps.draining, late]);
-      const answers = await deps.controlPlane.fetchConnections(
-        [...byConnection.values()].map((wanted) => wanted.ask),
-        { signal },
-      );
-      for (const answer of answers) take(answer);
+      const asks = [...byConnection.values()].map((wanted) => wanted.ask);
+      try {
+        for (const answer of await deps.controlPlane.fetchConnections(asks, { signal })) take(answer);
+      } catch (error) {
+        if (deps.draining.aborted && !running.signal.aborted) return await handOver();
+        throw error;
+      }
     }
     if (auth.length > 0) await deps.snapshots.writeAuth(input.batchId, input.retryCounter, context.attempt, auth);
     if (verdicts.length > 0)
@@ -82,11 +86,20 @@ export async function fetchAuth(deps: BatchDeps, input: BatchPollerInput, contex
 
 const SHORT_MS = 60_000;
 
-/**
- * Whether a poll may start with this auth: not within 60 s of its expiry, except that auth which arrived that short is
- * used until it expires.
- */
-export function isUsable(record: AuthRecord | undefined, nowMs: number): record is AuthRecord {
+/** Whether a poll of the entry may start with this auth in this hop. */
+export function isUsableFor(
+  entry: Claimed,
+  record: AuthRecord | undefined,
+  hop: number,
+  nowMs: number,
+): record is AuthRecord {
+  // What the provider has refused once is not offered again: only what was fetched since.
+  if (entry.authRejections > 0 && record?.hop !== hop) return false;
+  return isUsable(record, nowMs);
+}
+
+/** Not within 60 s of its expiry, except that auth which arrived that short is used until it expires. */
+function isUsable(record: AuthRecord | undefined, nowMs: number): record is AuthRecord {
   if (record === undefined) return false;
   if (record.expiresAtMs === null) return true;
   const arrivedShort = record.expiresAtMs - record.fetchedAtMs <= SHORT_MS;

@@ -19,7 +19,7 @@ import type { SlotJob } from '../poll-slots.ts';
 import { readFolded } from '../read-batch.ts';
 import { authKeyOf } from '../snapshot/records.ts';
 import { Draining, type RunningStep, runStep, type StepContext, type StepResult } from '../step.ts';
-import { isUsable } from './fetch-auth.ts';
+import { isUsableFor } from './fetch-auth.ts';
 
 type Claimed = Extract<FoldedEntry, { state: 'claimed' }>;
 
@@ -35,7 +35,12 @@ export async function poll(deps: BatchDeps, input: BatchPollerInput, context: St
       (entry): entry is Claimed => entry.state === 'claimed' && !running.fenced.has(entry.trigger.triggerId),
     );
     const ready = claimed.filter((entry) =>
-      isUsable(auth.get(authKeyOf(entry.trigger.tenantId, entry.trigger.connectionId)), deps.clock.now()),
+      isUsableFor(
+        entry,
+        auth.get(authKeyOf(entry.trigger.tenantId, entry.trigger.connectionId)),
+        input.retryCounter,
+        deps.clock.now(),
+      ),
     );
     running.open = claimed.length;
     const stop = new AbortController();
@@ -67,7 +72,7 @@ export async function poll(deps: BatchDeps, input: BatchPollerInput, context: St
           if (signal.aborted || broken !== undefined || deps.clock.monotonic() > running.budgetEnd) return;
           if (running.fenced.has(entry.trigger.triggerId)) return;
           const record = auth.get(authKeyOf(entry.trigger.tenantId, entry.trigger.connectionId));
-          if (!isUsable(record, deps.clock.now())) return;
+          if (!isUsableFor(entry, record, input.retryCounter, deps.clock.now())) return;
           try {
             const outcome = await pollChain(deps, {
               batchId: input.batchId,

@@ -84,6 +84,8 @@ export interface AuthRecord {
   readonly expiresAtMs: number | null;
   /** When the answer came, so that auth which arrived nearly expired is used until it is. */
   readonly fetchedAtMs: number;
+  /** The hop it was fetched in: a poll that was refused waits for a later one. */
+  readonly hop: number;
 }
 
 /** Why an entry left before its poll. Verdicts of polls are result records. */

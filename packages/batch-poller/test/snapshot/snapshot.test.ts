@@ -22,6 +22,7 @@ const auth = (over: Partial<AuthRecord> = {}): AuthRecord => ({
   tenantId: 'tenant-1',
   auth: '{"token":"t"}',
   expiresAtMs: 1_000,
+  hop: 0,
   fetchedAtMs: 500,
   ...over,
 });

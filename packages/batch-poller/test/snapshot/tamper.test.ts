@@ -26,7 +26,7 @@ async function fill(snapshots: Snapshots, batchId: string): Promise<void> {
   await snapshots.writeEntries(batchId, [trigger({ config: JSON.stringify({ secret: config }) })]);
   for (const attempt of [1, 2]) {
     await snapshots.writeAuth(batchId, 0, attempt, [
-      { connectionId: 'c', tenantId: 't', auth: JSON.stringify({ token }), expiresAtMs: null, fetchedAtMs: 1 },
+      { connectionId: 'c', tenantId: 't', auth: JSON.stringify({ token }), expiresAtMs: null, fetchedAtMs: 1, hop: 0 },
     ]);
     const writer = snapshots.resultWriter(batchId, 0, attempt);
     writer.append(resultRecord({ attempt, events: eventsOf(event as string), cursorAfter: JSON.stringify(cursor) }));
