@@ -2,6 +2,7 @@
 import type { BatchPollerInput, ClaimedTrigger } from '@milkrun/core';
 import type { BatchDeps } from './deps.ts';
 import { type FoldedEntry, foldEntries } from './fold.ts';
+import type { RunningStep } from './step.ts';
 
 async function readEntries(deps: BatchDeps, input: BatchPollerInput): Promise<readonly ClaimedTrigger[]> {
   const entries = await deps.snapshots.readEntries(input.batchId);
@@ -13,6 +14,27 @@ async function readEntries(deps: BatchDeps, input: BatchPollerInput): Promise<re
     bytesMax: deps.limits.claimBytesMax,
   });
   return owned.status === 'ended' ? [] : owned.triggers;
+}
+
+/**
+ * Of a later hop's entries those that are still the batch's own, or were fenced. A row that an earlier hop has committed is
+ * free, and another batch may have moved it on: what this one knows of it is old and must not be told again.
+ */
+export async function stillOwn(
+  deps: BatchDeps,
+  running: RunningStep,
+  folded: readonly FoldedEntry[],
+): Promise<readonly FoldedEntry[]> {
+  const { input, fenced } = running;
+  if (input.retryCounter === 0) return folded;
+  const { batchId, policy } = input;
+  const { leaseSeconds } = policy;
+  const { triggers } = await deps.store.claim({ batchId, leaseSeconds, bytesMax: deps.limits.claimBytesMax });
+  const epochs = new Map(triggers.map((trigger) => [trigger.triggerId, trigger.leaseEpoch]));
+  const isOwn = ({ trigger }: FoldedEntry): boolean => epochs.get(trigger.triggerId) === trigger.leaseEpoch;
+  // What is not owned was committed or fenced; the fence that was read before may be older than the loss.
+  if (!folded.every(isOwn)) await running.check();
+  return folded.filter((entry) => isOwn(entry) || fenced.has(entry.trigger.triggerId));
 }
 
 /** Every entry of the batch in its present state. */

@@ -15,7 +15,7 @@ import { deliverLane, outgoingOfHeld, type Parcel } from '../deliver.ts';
 import type { BatchDeps } from '../deps.ts';
 import { type FoldedEntry, type FoldedPage, isDelivered, undelivered } from '../fold.ts';
 import { encodePollState, keysOf } from '../poll-state.ts';
-import { readFolded } from '../read-batch.ts';
+import { readFolded, stillOwn } from '../read-batch.ts';
 import { runStep, type StepContext, type StepResult } from '../step.ts';
 
 type Polled = Extract<FoldedEntry, { state: 'polled' }>;
@@ -26,7 +26,7 @@ const HOUR_MS = 3_600_000;
 export async function broadcast(deps: BatchDeps, input: BatchPollerInput, context: StepContext): Promise<StepResult> {
   const budgetMs = STEP_BUDGET_SECONDS.broadcast * 1000;
   return runStep(deps, { step: 'broadcast', budgetMs, input, context }, async (running) => {
-    const folded = await readFolded(deps, input);
+    const folded = await stillOwn(deps, running, await readFolded(deps, input));
     running.open = folded.filter((entry) => entry.state === 'claimed').length;
     const polled = folded.filter(
       (entry): entry is Polled =>
