@@ -47,6 +47,7 @@ export function decideRow(entry: FoldedEntry, state: TriggerState | undefined, f
       row: {
         ...rowOf(entry.trigger),
         ...deliveredPart(entry, state),
+        ...heldPart(entry),
         outcome: 'halt',
         code: 'broadcast.gone',
         haltCode: 'receiver_gone',
@@ -175,23 +176,36 @@ function delivered(entry: Polled, state: TriggerState | undefined): CommitRow {
 /** The last hop's parked entry: what was taken is remembered, the rest is polled again or held. */
 function parked(entry: Polled, state: TriggerState | undefined): CommitRow {
   const part = deliveredPart(entry, state);
-  const held = entry.trigger.pollPolicy.repeatable ? [] : heldOf(entry);
-  // A source that cannot repeat itself is not asked again for what is now held: its cursor moves on.
-  const last = entry.chain.pages.at(-1) as FoldedPage;
   return {
     ...rowOf(entry.trigger),
     ...part,
-    ...(held.length > 0 ? { cursor: last.record.cursorAfter ?? 'null' } : {}),
+    ...heldPart(entry),
     outcome: 'release',
     code: 'broadcast.unavailable',
     reason: 'the receiver did not take all events in any of the batch’s hops',
     polled: true,
     events: entry.chain.pages.reduce((sum, page) => sum + (page.record.events.length - undelivered(page).length), 0),
-    ...(held.length > 0 ? { held } : {}),
   };
 }
 
+/** A source that cannot repeat itself is not asked again for what is now held: its cursor moves on. */
+function heldPart(entry: Polled): Pick<CommitRow, 'held' | 'cursor'> {
+  const held = entry.trigger.pollPolicy.repeatable ? [] : heldOf(entry);
+  if (held.length === 0) return {};
+  const last = entry.chain.pages.at(-1) as FoldedPage;
+  return { held, cursor: last.record.cursorAfter ?? 'null' };
+}
+
+/** Events that a fenced entry would lose: what nobody has taken, and what was refused, for its dead letter is not written. */
+export function heldOfFenced(entry: Polled): StoredEvent[] {
+  const refused = new Set(entry.deadLetters.flatMap((record) => record.eventIds ?? []));
+  return entry.chain.pages.flatMap((page) => {
+    const open = new Set(undelivered(page).map((event) => event.eventId));
+    return page.record.events.filter(({ eventId }) => open.has(eventId) || refused.has(eventId));
+  });
+}
+
 /** Events of an entry that nobody has taken. */
-export function heldOf(entry: Polled): StoredEvent[] {
+function heldOf(entry: Polled): StoredEvent[] {
   return entry.chain.pages.flatMap((page) => undelivered(page).map(({ eventId, json }) => ({ eventId, json })));
 }

@@ -14,10 +14,10 @@ import {
   STEP_BUDGET_SECONDS,
   type TriggerState,
 } from '@milkrun/core';
-import { decideRow, heldOf, needsState, type RowDecision } from '../decide-row.ts';
+import { decideRow, heldOfFenced, needsState, type RowDecision } from '../decide-row.ts';
 import type { BatchDeps } from '../deps.ts';
 import { type FoldedEntry, stateNameOf } from '../fold.ts';
-import { readFolded } from '../read-batch.ts';
+import { readFolded, stillOwn } from '../read-batch.ts';
 import { type RunningStep, runStep, type StepContext, type StepResult } from '../step.ts';
 
 export interface CommitStepInput extends BatchPollerInput {
@@ -38,9 +38,9 @@ async function commitOnce(deps: BatchDeps, input: CommitStepInput, context: Step
     deps,
     { step: 'commit', budgetMs: STEP_BUDGET_SECONDS.commit * 1000, extendAtEnd: false, input, context },
     async (running) => {
-      let folded: FoldedEntry[];
+      let read: FoldedEntry[];
       try {
-        folded = await readFolded(deps, input);
+        read = await readFolded(deps, input);
       } catch (error) {
         if (!input.force) throw error;
         deps.log.error({ batchId: input.batchId, error: String(error) }, 'commit.snapshot_unread');
@@ -48,6 +48,7 @@ async function commitOnce(deps: BatchDeps, input: CommitStepInput, context: Step
         await deps.store.end(input.batchId);
         return { status: 'ended', done: 0, left: 0 };
       }
+      const folded = await stillOwn(deps, running, read);
       const mine = folded.filter((entry) => !running.fenced.has(entry.trigger.triggerId));
       await keepFenced(deps, running, folded);
       const states = await statesOf(deps, mine);
@@ -67,7 +68,8 @@ async function commitOnce(deps: BatchDeps, input: CommitStepInput, context: Step
         batchId: input.batchId,
         rows,
         end,
-        forced: input.force && (freed > 0 || rows.some((row) => row.outcome === 'release')),
+        // Not for a drain: nothing was wrong, and who starts next should go on at once.
+        forced: input.force && !deps.draining.aborted && (freed > 0 || rows.some((row) => row.outcome === 'release')),
         open,
         ...(end ? {} : { extendSeconds: input.policy.leaseSeconds + backoff }),
       });
@@ -111,7 +113,7 @@ async function statesOf(deps: BatchDeps, entries: readonly FoldedEntry[]): Promi
   return states;
 }
 
-/** Undelivered events of fenced entries whose source cannot repeat itself are kept, unless the trigger is deleted. */
+/** Undelivered and refused events of fenced entries whose source cannot repeat itself are kept, unless the trigger is deleted. */
 async function keepFenced(deps: BatchDeps, running: RunningStep, folded: readonly FoldedEntry[]): Promise<void> {
   const kept: HeldEvent[] = [];
   for (const entry of folded) {
@@ -119,7 +121,7 @@ async function keepFenced(deps: BatchDeps, running: RunningStep, folded: readonl
     if (fence === undefined || fence.deleted || entry.state !== 'polled' || entry.trigger.pollPolicy.repeatable)
       continue;
     const { shard, triggerId } = entry.trigger;
-    for (const event of heldOf(entry)) kept.push({ shard, triggerId, ...event });
+    for (const event of heldOfFenced(entry)) kept.push({ shard, triggerId, ...event });
   }
   if (kept.length > 0) await deps.store.holdFenced(kept);
 }

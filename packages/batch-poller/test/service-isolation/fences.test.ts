@@ -178,6 +178,7 @@ describe('a source that cannot repeat itself', () => {
     await runUntil(input, 'commit');
     await scene.change({ triggerId: taken, config: '{"other":1}', ...ONCE });
     await scene.run('commit', input);
+    scene.source.script = () => ({ body: { events: [], cursor: 9 } });
     await scene.round();
     expect(await scene.count(`dead_letters where event_id = '${bad}'`)).toBe(1);
     expect(told(taken)).toContain(scene.idsOf(taken, 'two')[0]);
