@@ -25,6 +25,8 @@ interface Chain {
   readonly hop: number;
   readonly attempt: number;
   readonly pages: readonly FoldedPage[];
+  /** The provider asked to be polled later where the next page should have come. */
+  readonly limited?: ResultRecord;
 }
 
 export type FoldedEntry =
@@ -192,7 +194,15 @@ function chooseChain(
     contiguous.push({ at: stored.at, record: stored.record, delivered: deliveryOf(stored, delivered) });
   }
   if (contiguous.length === 0) return undefined;
-  return { hop: anchor.record.hop, attempt: anchor.record.attempt, pages: contiguous };
+  const limited = results.find(
+    ({ record }) =>
+      record.code === 'poll.rate_limited' &&
+      sameChain(record, anchor.record) &&
+      record.page === contiguous.length &&
+      contiguous.at(-1)?.record.more === true,
+  )?.record;
+  const { hop, attempt } = anchor.record;
+  return { hop, attempt, pages: contiguous, ...(limited === undefined ? {} : { limited }) };
 }
 
 function sameChain(a: ResultRecord, b: ResultRecord): boolean {

@@ -10,6 +10,7 @@ import {
   KEY_BYTES,
   newChain,
   type PollReply,
+  type Prime,
   SEEN_KEYS_MAX,
   SeenIndex,
   type TriggerState,
@@ -62,6 +63,8 @@ export async function pollChain(deps: BatchDeps, input: ChainInput): Promise<Cha
   let askedSeconds = 0;
   let saved = false;
   let rekeyed = false;
+  /** Keys the chain has added so far: a page that adds none may still list what must not be forgotten for them. */
+  let fresh = 0;
   for (let page = 0; page < deps.limits.pagesMax; page += 1) {
     const left = input.budgetEnd - deps.clock.monotonic();
     if (page > 0 && (left <= 0 || input.signal.aborted)) break;
@@ -77,8 +80,12 @@ export async function pollChain(deps: BatchDeps, input: ChainInput): Promise<Cha
     const pollMs = Math.round(deps.clock.monotonic() - started);
     if (reply.code !== 'ok') {
       askedSeconds = Math.max(askedSeconds, noteFailure(deps, reply));
-      // Pages already saved stand; a later page's failure only ends the chain.
-      if (page > 0) break;
+      // Pages already saved stand; a later page's failure only ends the chain, and how long to stay away is kept.
+      if (page > 0) {
+        if (reply.code === 'poll.rate_limited')
+          await append(input, failure(input, page, reply.code, reply.message, pollMs, reply.retryAfterSeconds));
+        break;
+      }
       await append(input, failure(input, page, reply.code, reply.message, pollMs, reply.retryAfterSeconds));
       return {
         saved:
@@ -88,8 +95,15 @@ export async function pollChain(deps: BatchDeps, input: ChainInput): Promise<Cha
     }
     deps.slots.answered();
     const answer = reply.page;
-    if (answer.rekeys === true && trigger.versionUsed !== null && answer.version !== trigger.versionUsed && !rekeyed) {
-      // The connector's new version names items otherwise: nothing remembered counts, and the trigger primes again.
+    if (answer.rekeys === true && answer.version === undefined) {
+      // Without a name it could never be told whether the keys have changed yet, and every poll would prime.
+      if (page > 0) break;
+      await append(input, failure(input, page, 'poll.response_invalid', 'rekeys without version', pollMs, undefined));
+      return { saved: true, askedSeconds };
+    }
+    if (!rekeyed && changesKeys(trigger, answer)) {
+      // Nothing remembered counts, and the trigger primes again: from a first page, or what was read would be mixed.
+      if (page > 0) break;
       rekeyed = true;
       seen = NOTHING;
     }
@@ -120,12 +134,7 @@ export async function pollChain(deps: BatchDeps, input: ChainInput): Promise<Cha
       more: answer.more,
       eventsMax: deps.limits.eventsMax,
       policy: trigger.pollPolicy,
-      prime: priming
-        ? {
-            createdAtMs: Date.parse(trigger.createdAt),
-            sinceMs: trigger.since === null ? null : Date.parse(trigger.since),
-          }
-        : null,
+      prime: priming ? primeOf(trigger) : null,
       chain,
     });
     if (outcome.code !== 'ok') {
@@ -134,7 +143,7 @@ export async function pollChain(deps: BatchDeps, input: ChainInput): Promise<Cha
       await append(input, failure(input, page, outcome.code, outcome.message, pollMs, undefined));
       return { saved: true, askedSeconds };
     }
-    const fresh = outcome.events.length + outcome.quietKeys.length;
+    fresh += outcome.events.length + outcome.quietKeys.length;
     const overflows = seen.byteLength / KEY_BYTES + chain.listing.length > SEEN_KEYS_MAX;
     await append(input, {
       ...frame(input, page, 'ok', pollMs),
@@ -160,6 +169,22 @@ export async function pollChain(deps: BatchDeps, input: ChainInput): Promise<Cha
   }
   if (saved) deps.metrics.count('polling.poll.polls', 1, { code: 'ok' });
   return { saved, askedSeconds };
+}
+
+/** Whether a connector's new version names items otherwise than the version that was used before, which may have had no name. */
+function changesKeys(trigger: ClaimedTrigger, answer: Answer): boolean {
+  const wasPolled = trigger.primed || trigger.versionUsed !== null;
+  return answer.rekeys === true && wasPolled && answer.version !== trigger.versionUsed;
+}
+
+/**
+ * From when on a prime tells. One that follows a change of keys tells nothing the last good poll could have found: under
+ * its old name that was told already.
+ */
+function primeOf(trigger: ClaimedTrigger): Prime {
+  const { primed, createdAt, since, lastOkAt } = trigger;
+  if (primed && lastOkAt !== null) return { createdAtMs: Date.parse(lastOkAt), sinceMs: null };
+  return { createdAtMs: Date.parse(createdAt), sinceMs: since === null ? null : Date.parse(since) };
 }
 
 function noteFailure(deps: BatchDeps, reply: Extract<PollReply, { message: string }>): number {

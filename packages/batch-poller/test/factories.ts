@@ -21,6 +21,7 @@ export function trigger(over: Partial<ClaimedTrigger> = {}): ClaimedTrigger {
     createdAt: '2026-01-01T00:00:00.000Z',
     configVersion: 1,
     primed: true,
+    lastOkAt: '2026-01-01T00:00:00.000Z',
     failureCount: 0,
     poisonCount: 0,
     dueAt: '2026-01-01T00:00:00.000Z',

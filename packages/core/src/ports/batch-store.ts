@@ -41,6 +41,8 @@ export interface ClaimedTrigger extends LeasedKey {
   readonly createdAt: string;
   readonly configVersion: number;
   readonly primed: boolean;
+  /** When a poll of it last succeeded, RFC 3339, or null. */
+  readonly lastOkAt: string | null;
   readonly failureCount: number;
   readonly poisonCount: number;
   /** Due time the row had when it was claimed, RFC 3339; for the due-lag histogram. */

@@ -19,6 +19,7 @@ export interface ClaimedRow {
   readonly created_at: Date;
   readonly config_version: string;
   readonly primed: boolean;
+  readonly last_ok_at: Date | null;
   readonly failure_count: number;
   readonly poison_count: number;
   readonly due_at: Date;
@@ -28,7 +29,7 @@ export interface ClaimedRow {
 }
 
 /** Columns of the run row `t` that a claim answers. */
-export const RUN_COLUMNS = `t.shard, t.trigger_id, t.lease_epoch, t.version_used, t.interval_s, t.primed, t.failure_count, t.poison_count,
+export const RUN_COLUMNS = `t.shard, t.trigger_id, t.lease_epoch, t.version_used, t.interval_s, t.primed, t.last_ok_at, t.failure_count, t.poison_count,
   t.next_poll_at as due_at, extract(epoch from statement_timestamp() - t.next_poll_at)::float8 as due_lag,
   t.halted_code is not null as probe, t.state_bytes`;
 
@@ -56,6 +57,7 @@ export function claimedOf(row: ClaimedRow): ClaimedTrigger {
     createdAt: row.created_at.toISOString(),
     configVersion: Number(row.config_version),
     primed: row.primed,
+    lastOkAt: row.last_ok_at?.toISOString() ?? null,
     failureCount: row.failure_count,
     poisonCount: row.poison_count,
     dueAt: row.due_at.toISOString(),
