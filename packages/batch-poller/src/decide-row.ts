@@ -7,14 +7,12 @@ import {
   type CommitRow,
   type DeadLetter,
   haltCodeOf,
-  KEY_BYTES,
-  rememberKeys,
   type StoredEvent,
   type TriggerState,
   verdictOf,
 } from '@milkrun/core';
 import { type FoldedEntry, type FoldedPage, isDelivered, undelivered } from './fold.ts';
-import { keysOf } from './poll-state.ts';
+import { addKeys, seenAfter } from './poll-state.ts';
 import { deadLetterOf } from './snapshot/records.ts';
 
 type Polled = Extract<FoldedEntry, { state: 'polled' }>;
@@ -126,25 +124,14 @@ function deliveredPart(
   }
   const last = whole.at(-1);
   const counted = pages.slice(0, whole.length + 1).filter((page, at) => at < whole.length || page.delivered !== 'none');
-  const fresh = keysOf(counted);
   const rekeyed = pages.some((page) => page.record.rekeys === true);
-  const base = rekeyed ? new Uint8Array(0) : (state?.seen ?? new Uint8Array(0));
-  const listing = counted.findLast((page) => page.record.keys !== undefined)?.record.keys;
   const letters: DeadLetter[] = [
     ...whole.flatMap((page) => page.record.deadLetters ?? []),
     ...entry.deadLetters.flatMap((record) => record.deadLetters ?? []),
   ].map(deadLetterOf);
   return {
     ...(last !== undefined && last.record.sameCursor !== true ? { cursor: last.record.cursorAfter ?? 'null' } : {}),
-    ...(fresh.byteLength >= KEY_BYTES || rekeyed
-      ? {
-          seen: rememberKeys(
-            base,
-            fresh,
-            listing === undefined ? undefined : new Uint8Array(Buffer.from(listing, 'base64')),
-          ),
-        }
-      : {}),
+    ...(addKeys(counted) || rekeyed ? { seen: seenAfter(state?.seen, counted, rekeyed) } : {}),
     ...(last?.record.versionUsed === undefined ? {} : { versionUsed: last.record.versionUsed }),
     ...(rekeyed ? { rekeyed: true } : {}),
     ...(letters.length === 0 ? {} : { deadLetters: letters }),
@@ -153,22 +140,24 @@ function deliveredPart(
 }
 
 function delivered(entry: Polled, state: TriggerState | undefined): CommitRow {
-  const { pages } = entry.chain;
+  const { pages, limited } = entry.chain;
   const last = pages.at(-1) as FoldedPage;
+  const { retryAfterSeconds } = limited ?? last.record;
   const refused = entry.deadLetters.reduce((sum, record) => sum + (record.deadLetters?.length ?? 0), 0);
   return {
     ...rowOf(entry.trigger),
     ...deliveredPart(entry, state),
-    outcome: last.record.more ? 'more' : 'success',
-    code: 'ok',
+    ...(limited === undefined
+      ? { outcome: last.record.more ? 'more' : 'success', code: 'ok' }
+      : { outcome: 'rate_limited', code: 'poll.rate_limited', reason: limited.reason ?? '' }),
     polled: true,
     events: Math.max(0, pages.reduce((sum, page) => sum + page.record.events.length, 0) - refused),
     deduplicated: pages.reduce((sum, page) => sum + page.record.deduplicated, 0),
     pollMs: pages.reduce((sum, page) => sum + page.record.pollMs, 0),
     ...(last.record.primeDone === true ? { primed: true } : {}),
-    ...(last.record.retryAfterSeconds === undefined
+    ...(retryAfterSeconds === undefined
       ? {}
-      : { retryAfterSeconds: Math.min(last.record.retryAfterSeconds, RETRY_AFTER_SECONDS_MAX) }),
+      : { retryAfterSeconds: Math.min(retryAfterSeconds, RETRY_AFTER_SECONDS_MAX) }),
     ...(pages.some((page) => page.record.gap === true) ? { warnings: ['gap_suspected'] } : {}),
   };
 }

@@ -2,6 +2,7 @@
  * The opaque poll state the control plane keeps for a trigger: what workerdb needs to go on after it was rebuilt from the
  * feed. Base64 of JSON `{ v, cursor, seen, version }`, ≤ 96 KiB.
  */
+import { rememberKeys } from '@milkrun/core';
 import type { FoldedPage } from './fold.ts';
 
 export interface Memory {
@@ -20,8 +21,26 @@ export function encodePollState(memory: Memory): string | undefined {
   return text.length > POLL_STATE_BYTES_MAX ? undefined : text;
 }
 
+/**
+ * What is remembered once `pages` were taken as far as they say: the one rule for the row that is committed and for the
+ * state the control plane keeps, so that the two agree.
+ */
+export function seenAfter(before: Uint8Array | undefined, pages: readonly FoldedPage[], rekeyed: boolean): Uint8Array {
+  const listing = pages.findLast((page) => page.record.keys !== undefined)?.record.keys;
+  return rememberKeys(
+    rekeyed || before === undefined ? new Uint8Array(0) : before,
+    keysOf(pages),
+    listing === undefined ? undefined : new Uint8Array(Buffer.from(listing, 'base64')),
+  );
+}
+
+/** Whether pages add anything to what is remembered. */
+export function addKeys(pages: readonly FoldedPage[]): boolean {
+  return keysOf(pages).byteLength > 0;
+}
+
 /** Hashes of the keys that pages add: whole pages all of them, partly delivered pages those of the events taken. */
-export function keysOf(pages: readonly FoldedPage[]): Uint8Array {
+function keysOf(pages: readonly FoldedPage[]): Uint8Array {
   const parts: Uint8Array[] = [];
   for (const page of pages) {
     const all = Buffer.from(page.record.newKeys, 'base64');

@@ -4,17 +4,11 @@
  * In: `polled`. Out: `delivered`, parked, or gone. Window: `/state`, 8 lanes by trigger, sequential inside a lane.
  * Again: only what no delivered record names. A trigger fenced during the poll delivers nothing.
  */
-import {
-  type BatchPollerInput,
-  type HeldEvent,
-  rememberKeys,
-  STEP_BUDGET_SECONDS,
-  type TriggerState,
-} from '@milkrun/core';
+import { type BatchPollerInput, type HeldEvent, STEP_BUDGET_SECONDS, type TriggerState } from '@milkrun/core';
 import { deliverLane, outgoingOfHeld, type Parcel } from '../deliver.ts';
 import type { BatchDeps } from '../deps.ts';
 import { type FoldedEntry, type FoldedPage, isDelivered, undelivered } from '../fold.ts';
-import { encodePollState, keysOf } from '../poll-state.ts';
+import { encodePollState, seenAfter } from '../poll-state.ts';
 import { readFolded, stillOwn } from '../read-batch.ts';
 import { runStep, type StepContext, type StepResult } from '../step.ts';
 
@@ -105,11 +99,11 @@ function isStateDue(entry: Polled): boolean {
 function parcelOf(entry: Polled, held: readonly HeldEvent[], state: TriggerState | undefined): Parcel {
   const { chain, trigger } = entry;
   const last = chain.pages.at(-1) as FoldedPage;
-  const fresh = last.record.rekeys === true ? new Uint8Array(0) : (state?.seen ?? new Uint8Array(0));
+  const rekeyed = chain.pages.some((page) => page.record.rekeys === true);
   const whole = chain.pages.map((page): FoldedPage => ({ ...page, delivered: 'whole' }));
   const pollState = encodePollState({
     cursor: last.record.cursorAfter,
-    seen: rememberKeys(fresh, keysOf(whole)),
+    seen: seenAfter(state?.seen, whole, rekeyed),
     version: last.record.versionUsed ?? trigger.versionUsed,
   });
   return {
