@@ -18,6 +18,7 @@ import {
 } from '@temporalio/worker';
 import type { CommitStepInput } from '../src/activities/commit.ts';
 import type { StepResult } from '../src/step.ts';
+import type { BatchActivities } from '../src/temporal.ts';
 
 const logger = new DefaultLogger('ERROR', () => undefined);
 Runtime.install({ logger, telemetryOptions: { logging: { forward: {}, filter: { core: 'ERROR', other: 'ERROR' } } } });
@@ -65,7 +66,8 @@ export async function openServer(address: string) {
   const native = await NativeConnection.connect({ address });
   const client = new Client({ connection, identity: 'test' });
 
-  async function scene(script: Script = {}): Promise<Scene> {
+  /** `steps`: real ones, instead of what the script answers. */
+  async function scene(script: Script = {}, steps?: BatchActivities): Promise<Scene> {
     const taskQueue = `batch-poller-test-${randomUUID()}`;
     const calls: Call[] = [];
     const stepOf = (step: StepName) => async (input: Call['input']) => {
@@ -73,8 +75,7 @@ export async function openServer(address: string) {
       const answer = script[step] ?? OK;
       return typeof answer === 'function' ? await answer() : answer;
     };
-    const activities = Object.fromEntries(STEPS.map((step) => [step, stepOf(step)]));
-    const { poll, ...rest } = activities;
+    const { poll, ...rest } = steps ?? Object.fromEntries(STEPS.map((step) => [step, stepOf(step)]));
     const shared = { connection: native, identity: 'worker', shutdownGraceTime: 0, shutdownForceTime: 2_000 };
     const workers = await Promise.all([
       Worker.create({ ...shared, taskQueue, workflowBundle: await bundleOf() }),

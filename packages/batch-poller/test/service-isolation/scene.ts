@@ -36,6 +36,7 @@ import { PollSlots } from '../../src/poll-slots.ts';
 import { createLocalKeys } from '../../src/snapshot/local-keys.ts';
 import { createSnapshots } from '../../src/snapshot/snapshot.ts';
 import type { StepResult } from '../../src/step.ts';
+import { createBatchActivities } from '../../src/temporal.ts';
 import { startControlPlane, startPollFunction } from './stand-ins.ts';
 
 export const STEPS = ['claim', 'auth', 'poll', 'broadcast', 'commit'] as const;
@@ -363,6 +364,8 @@ export async function openScene(db: WorkerDb, options: SceneOptions = {}) {
     /** Names of the batch's objects, such as `auth/0.1`. */
     objectNames: async (batchId: string, prefix = '') =>
       (await memory.list(`batches/${batchId}/${prefix}`)).map((key) => key.split('/').slice(2).join('/')),
+    /** The steps as Temporal runs them. */
+    activities: () => createBatchActivities(freshDeps()),
     storeIsAway: (away: boolean) => {
       isAway = away;
     },
