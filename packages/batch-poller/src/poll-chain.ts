@@ -108,11 +108,14 @@ export async function pollChain(deps: BatchDeps, input: ChainInput): Promise<Cha
       seen = NOTHING;
     }
     const priming = !trigger.primed || rekeyed;
+    // A queue may have no cursor to move, but then it brings something new; otherwise the next page would be this one again.
+    const isStill = answer.more && isSameCursor(cursor, answer.cursor);
     if (answer.items.length === 0 && page === 0) {
-      await append(input, emptyPage(input, answer, pollMs, priming, rekeyed));
+      const last = isStill ? { ...answer, more: false } : answer;
+      await append(input, emptyPage(input, last, pollMs, priming, rekeyed));
       saved = true;
       cursor = answer.cursor;
-      if (!answer.more) break;
+      if (!last.more) break;
       continue;
     }
     if (chain === undefined) {
@@ -143,7 +146,9 @@ export async function pollChain(deps: BatchDeps, input: ChainInput): Promise<Cha
       await append(input, failure(input, page, outcome.code, outcome.message, pollMs, undefined));
       return { saved: true, askedSeconds };
     }
-    fresh += outcome.events.length + outcome.quietKeys.length;
+    const added = outcome.events.length + outcome.quietKeys.length;
+    fresh += added;
+    const more = answer.more && !(isStill && added === 0);
     const overflows = seen.byteLength / KEY_BYTES + chain.listing.length > SEEN_KEYS_MAX;
     await append(input, {
       ...frame(input, page, 'ok', pollMs),
@@ -152,10 +157,10 @@ export async function pollChain(deps: BatchDeps, input: ChainInput): Promise<Cha
       ...(outcome.quietKeys.length === 0 ? {} : { quietKeys: joined(outcome.quietKeys) }),
       ...(fresh > 0 && overflows ? { keys: joined(chain.listing) } : {}),
       ...cursorPart(input, answer),
-      more: answer.more,
+      more,
       deduplicated: outcome.deduplicated,
       ...(outcome.deadLetters.length === 0 ? {} : { deadLetters: outcome.deadLetters.map(deadLetterRecordOf) }),
-      ...(priming && !answer.more ? { primeDone: true } : {}),
+      ...(priming && !more ? { primeDone: true } : {}),
       ...(rekeyed ? { rekeys: true } : {}),
       ...(outcome.gapSuspected ? { gap: true } : {}),
       ...versionAndPace(answer),
@@ -165,7 +170,7 @@ export async function pollChain(deps: BatchDeps, input: ChainInput): Promise<Cha
     if (outcome.gapSuspected) deps.metrics.count('polling.poll.gaps_suspected');
     saved = true;
     cursor = answer.cursor;
-    if (!answer.more) break;
+    if (!more) break;
   }
   if (saved) deps.metrics.count('polling.poll.polls', 1, { code: 'ok' });
   return { saved, askedSeconds };

@@ -102,6 +102,32 @@ describe('a chain', () => {
     expect(await scene.count(`source_limits where reason = 'rate_limited'`)).toBe(1);
   });
 
+  test('that claims to have more but moves neither its cursor nor brings anything new ends, and is not due at once', async () => {
+    const id = await one();
+    scene.source.script = () => ({ body: { events: [], cursor: 0, more: true } });
+    await scene.round();
+    expect(scene.source.calls).toHaveLength(1);
+    expect((await scene.row(id)).dueIn).toBeGreaterThan(0);
+    scene.source.calls.length = 0;
+    scene.source.script = () => ({ body: { events: [{ key: 'same', data: 1 }], cursor: 0, more: true } });
+    await scene.makeDue();
+    await scene.round();
+    expect(scene.source.calls).toHaveLength(2);
+    expect(told(id)).toEqual(scene.idsOf(id, 'same'));
+    expect((await scene.row(id)).dueIn).toBeGreaterThan(0);
+  });
+
+  test('of a queue, which has no cursor to move, is read to its end', async () => {
+    const id = await one();
+    const queue = keys(0, 5);
+    scene.source.script = () => {
+      const key = queue.shift();
+      return { body: { events: key === undefined ? [] : [{ key, data: 1 }], cursor: null, more: queue.length > 0 } };
+    };
+    await scene.round();
+    expect(told(id)).toEqual(scene.idsOf(id, ...keys(0, 5)));
+  });
+
   test('that repeats an item on later pages and in later polls tells it once', async () => {
     const id = await one();
     scene.source.pageItems = 2;

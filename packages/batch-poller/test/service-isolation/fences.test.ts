@@ -109,6 +109,24 @@ describe('a trigger that is disabled', () => {
   });
 });
 
+describe('a trigger that is rewound', () => {
+  test.each(['broadcast', 'commit'] as const)(
+    'before %s is polled from where it was put, whatever its batch had found',
+    async (step) => {
+      const { taken, input } = await pair();
+      await runUntil(input, step);
+      await scene.change({ triggerId: taken, cursor: '1' });
+      await runFrom(input, step);
+      expect(await scene.row(taken)).toMatchObject({ cursor: '1', seen: 0, leased: false });
+      expect((await scene.row(taken)).dueIn).toBeLessThanOrEqual(0);
+      await scene.round();
+      expect(await scene.row(taken)).toMatchObject({ cursor: '2' });
+      expect(told(taken).at(-1)).toBe(scene.idsOf(taken, 'two')[0]);
+      expect(new Set(told(taken)).size).toBeLessThanOrEqual(2);
+    },
+  );
+});
+
 describe('a source that cannot repeat itself', () => {
   test('has its undelivered events held when it is fenced, and they are sent first afterwards, once', async () => {
     const { taken, input } = await pair(ONCE);
