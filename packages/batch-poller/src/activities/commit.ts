@@ -73,8 +73,9 @@ async function commitOnce(deps: BatchDeps, input: CommitStepInput, context: Step
         open,
         ...(end ? {} : { extendSeconds: input.policy.leaseSeconds + backoff }),
       });
-      // Database first: a wake that is lost after this line costs a tick, never a poll. `already` arms too.
-      if (result.arm || freed > 0) await deps.timers.arm(input.timerShard);
+      // Database first: a wake that is lost after this line costs a tick, never a poll. What is committed already arms too:
+      // an earlier attempt may have died before it could.
+      if (result.arm || freed > 0 || folded.length < read.length) await deps.timers.arm(input.timerShard);
       report(deps, rows, result);
       if (end) {
         // The poll step deletes them when it ends well; a step that failed or drained has left them.

@@ -139,6 +139,26 @@ test('earlier steps run again in a later hop do not undo what is done', async ()
   expect(scene.source.calls.filter((call) => call.trigger.id === prepared.plain)).toHaveLength(3);
 });
 
+test('a commit that died before it could arm is made up for by the next attempt, in the first hop and in a later one', async () => {
+  scene = await openScene(db);
+  const [quick, slow] = (await scene.primed(2)) as [string, string];
+  scene.source.add(quick, 'q1');
+  scene.source.script = (call) => (call.trigger.id === slow ? { status: 503, body: '' } : undefined);
+  const input = await scene.plan();
+  for (const hop of [0, 1]) {
+    for (const step of STEPS.slice(0, 4)) await scene.run(step, input, { hop });
+    scene.writes.after = (what) => {
+      if (what === 'commit') throw new Died(what);
+    };
+    scene.arms.length = 0;
+    await expect(scene.run('commit', input, { hop })).rejects.toBeInstanceOf(Died);
+    expect(scene.arms).toEqual([]);
+    delete scene.writes.after;
+    await scene.run('commit', input, { hop, attempt: 2 });
+    expect(scene.arms).toEqual([0]);
+  }
+});
+
 test('a committed trigger is left alone by the batch\u2019s later hops, whatever another batch has made of it since', async () => {
   scene = await openScene(db);
   // Polled by the hour, so that each poll which changed something has its state told.
