@@ -157,7 +157,12 @@ export async function deliverLane(
   async function takeRefusals(piece: Piece, refusals: readonly Refusal[]): Promise<readonly Piece[]> {
     const named = new Map(refusals.map((refusal) => [refusal.eventId, refusal.reason]));
     const bad = piece.events.filter((event) => named.has(event.eventId));
-    if (bad.length === 0) return await splitOrLetter(piece, refusals[0]?.reason ?? UNSAID);
+    if (bad.length === 0) {
+      if (named.has(undefined)) return await splitOrLetter(piece, named.get(undefined) ?? UNSAID);
+      // Only strangers are named: that says nothing about ours, and none of ours is given up for it.
+      park([piece], 'unavailable');
+      return [];
+    }
     for (const event of bad) await deadLetter(piece.parcel, event, named.get(event.eventId) ?? UNSAID);
     return restOf(piece, new Set(bad));
   }

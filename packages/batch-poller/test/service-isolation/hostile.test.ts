@@ -200,6 +200,23 @@ test('a /conn/batch that is too large is halved until it fits, and every connect
   expect(answered).toHaveLength(40);
 });
 
+test('a refusal that names a stranger’s event costs no event of ours', async () => {
+  const { sick, well } = await pair();
+  scene.source.add(sick, 'more');
+  scene.controlPlane.state = (results) =>
+    results.some((result) => result.triggerId === sick)
+      ? { body: { results: [{ triggerId: sick, status: 'rejected', eventId: 'evt_of_somebody_else' }], lifecycle: [] } }
+      : undefined;
+  const input = await scene.plan();
+  await scene.hop(input);
+  expect(await scene.row(sick)).toMatchObject({ cursor: '0', leased: true });
+  scene.controlPlane.state = undefined;
+  await scene.settled(input);
+  expect(scene.controlPlane.byTrigger.get(sick)?.slice(-2)).toEqual(scene.idsOf(sick, 'new', 'more'));
+  expect(await scene.count('dead_letters')).toBe(0);
+  await expectWell(well);
+});
+
 test('one answer with a double, a missing and a stranger\u2019s id parks only those it leaves open', async () => {
   scene = await openScene(db, { limits: { broadcastLanes: 1 } });
   const [a, b, c] = (await scene.primed(3)) as [string, string, string];
