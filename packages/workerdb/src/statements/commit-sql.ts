@@ -10,11 +10,11 @@ export const COMMIT = `
 with me as materialized (
   select batch_no, timer_shard, claimed_at, open, statement_timestamp() as now from batches
   where batch_id = $1 and ended_at is null and expires_at > statement_timestamp()),
-j as materialized (select $2::text::jsonb as list),            -- parsed once
+j as materialized (select $2::text::jsonb as list),            -- parsed once for all rows; the planner sees only the limit's parameter
 d as materialized (
   select d.* from j, jsonb_to_recordset(j.list) as d(s smallint, i uuid, e integer, o text, c smallint, ct text, hc smallint, hct text,
     ha integer, ch text, ra integer, cur jsonb, cn boolean, sn text, v text, pr boolean, ev integer, dd integer, ms integer, pl boolean, rk boolean,
-    r text, h jsonb, hd jsonb, dl jsonb, w jsonb) limit (select jsonb_array_length(list) from j)),
+    r text, h jsonb, hd jsonb, dl jsonb, w jsonb) limit jsonb_array_length($2::text::jsonb)),
 locked as materialized (                                        -- in key order, with the values as they were
   select d.*, t.lease_owner = (select batch_no from me) and t.lease_epoch = d.e and t.enabled as mine, t.last_committed_epoch >= d.e as done,
     t.last_code as was_code, t.quiet_polls as was_polls, t.quiet_since as was_since, t.halted_code as was_halt, t.toolkit_h, t.connection_h,
@@ -28,8 +28,8 @@ down as materialized (                                          -- toolkits most
       and exists (select from locked where c in (42, 43))
     union all select toolkit_h, 1, (c in (42, 43))::int from locked where mine and o <> 'release') x
   group by 1 having sum(x.polls) >= 20 and sum(x.failures) * 2 > sum(x.polls)),
-act as materialized (
-  select l.*, l.o = 'backoff' and l.c in (42, 43) and l.toolkit_h = any (array(select toolkit_h from down)) as is_down,
+act as materialized (                                           -- with the batch's own: upd joins the row by its key and nothing else
+  select l.*, (select batch_no from me) as batch_no, (select claimed_at from me) as claimed_at, (select now from me) as now, l.o = 'backoff' and l.c in (42, 43) and l.toolkit_h = any (array(select toolkit_h from down)) as is_down,
     case when l.o = 'halt' then l.hc
       when l.o = 'backoff' and l.ha is not null and (case l.ch when 'p' then l.poison_count else l.failure_count end) + 1 >= l.ha then l.hc
     end as halt,
@@ -38,20 +38,20 @@ act as materialized (
 upd as (
   update polling_trigger_runs t set
     next_poll_at = case
-      when d.halt is not null then case when d.halt between 20 and 22 then m.now + interval '6 h' end
-      when d.o = 'release' then greatest(t.next_poll_at, m.now + d.ra * interval '1 s')
-      when t.halted_code is not null and d.o in ('backoff', 'rate_limited') then m.now + interval '6 h'
-      when t.poll_requested_at > m.claimed_at or d.o = 'more' then m.now
-      when d.is_down then m.now + t.interval_s * interval '1 s'
-      when d.o = 'rate_limited' then m.now + greatest(1, coalesce(d.ra, t.interval_s)) * interval '1 s'
-      when d.o = 'backoff' then greatest(m.now + coalesce(d.ra, 0) * interval '1 s', m.now + (0.5 + 0.5 * random()) * least(
+      when d.halt is not null then case when d.halt between 20 and 22 then d.now + interval '6 h' end
+      when d.o = 'release' then greatest(t.next_poll_at, d.now + d.ra * interval '1 s')
+      when t.halted_code is not null and d.o in ('backoff', 'rate_limited') then d.now + interval '6 h'
+      when t.poll_requested_at > d.claimed_at or d.o = 'more' then d.now
+      when d.is_down then d.now + t.interval_s * interval '1 s'
+      when d.o = 'rate_limited' then d.now + greatest(1, coalesce(d.ra, t.interval_s)) * interval '1 s'
+      when d.o = 'backoff' then greatest(d.now + coalesce(d.ra, 0) * interval '1 s', d.now + (0.5 + 0.5 * random()) * least(
         greatest(t.interval_s, 30) * power(2, least(greatest(t.failure_count, t.poison_count), 20)), least(21600, greatest(8 * t.interval_s, 900))) * interval '1 s')
-      else greatest(m.now + coalesce(d.ra, 0) * interval '1 s', next_slot(m.now, t.interval_s, t.phase_s)) end,
+      else greatest(d.now + coalesce(d.ra, 0) * interval '1 s', next_slot(d.now, t.interval_s, t.phase_s)) end,
     lease_owner = null,
     last_committed_epoch = d.e,
-    last_polled_at = case when d.o = 'release' and d.pl is not true then t.last_polled_at else m.now end,
-    last_ok_at = case when d.pl or d.o in ('success', 'more') then m.now else t.last_ok_at end,
-    quiet_since = case when d.logs then null else coalesce(t.quiet_since, m.now) end,
+    last_polled_at = case when d.o = 'release' and d.pl is not true then t.last_polled_at else d.now end,
+    last_ok_at = case when d.pl or d.o in ('success', 'more') then d.now else t.last_ok_at end,
+    quiet_since = case when d.logs then null else coalesce(t.quiet_since, d.now) end,
     quiet_polls = case when d.logs then 0 else t.quiet_polls + 1 end,
     failure_count = case when d.pl or d.o in ('success', 'more') then 0
       when d.o = 'backoff' and d.ch = 'f' and not d.is_down then least(t.failure_count + 1, 32000) else t.failure_count end,
@@ -63,13 +63,13 @@ upd as (
     state_bytes = case when d.sn is not null then octet_length(d.sn) * 3 / 4 + coalesce(octet_length(d.cur::text), 512)
       when d.cur is not null then greatest(t.state_bytes, octet_length(d.cur::text)) else t.state_bytes end,
     halted_code = case when d.halt is not null then d.halt when d.o in ('success', 'more') then null else t.halted_code end,
-    last_event_at = case when d.ev > 0 then m.now else t.last_event_at end,
-    halted_at = case when d.halt is not null then case when t.halted_code = d.halt then t.halted_at else m.now end
+    last_event_at = case when d.ev > 0 then d.now else t.last_event_at end,
+    halted_at = case when d.halt is not null then case when t.halted_code = d.halt then t.halted_at else d.now end
       when d.o in ('success', 'more') then null else t.halted_at end,
     version_used = coalesce(d.v, t.version_used)
-  from act d, me m
-  where t.shard = d.s and t.trigger_id = d.i and t.lease_owner = m.batch_no and t.lease_epoch = d.e and t.enabled
-  returning d.*, t.next_poll_at, t.interval_s, m.now),
+  from act d
+  where t.shard = d.s and t.trigger_id = d.i and t.lease_owner = d.batch_no and t.lease_epoch = d.e and t.enabled
+  returning d.*, t.next_poll_at, t.interval_s),
 st as (
   update polling_trigger_states s set cursor = case when d.cn then null else coalesce(d.cur, s.cursor) end, seen = coalesce(decode(d.sn, 'base64'), s.seen)
   from act d where s.shard = d.s and s.trigger_id = d.i and (d.cur is not null or d.cn or d.sn is not null)),

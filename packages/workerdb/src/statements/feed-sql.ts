@@ -10,7 +10,7 @@ d as materialized (
   select r.*, case when r.hs then r.cur is null or r.cur = 'null'::jsonb end as from_start
   from j, jsonb_to_recordset(j.list) as r(del boolean, s smallint, i uuid, cv bigint, tn text, tk text, sl text, ve text, cf jsonb,
     co text, iv integer, en boolean, si timestamptz, cr timestamptz, po jsonb, pm boolean, pn boolean, hs boolean, cur jsonb,
-    sc jsonb, ss text, sv text, hp boolean, re text, ph integer) limit (select jsonb_array_length(list) from j)),
+    sc jsonb, ss text, sv text, hp boolean, re text, ph integer) limit jsonb_array_length($1::text::jsonb)),
 old as materialized (
   select d.*, p.*, coalesce(p.old_cv, (select z.config_version from tombstones z where z.trigger_id = d.i), -1) < d.cv as newer
   from d left join lateral (
