@@ -37,6 +37,7 @@ import { createLocalKeys } from '../../src/snapshot/local-keys.ts';
 import { createSnapshots } from '../../src/snapshot/snapshot.ts';
 import type { StepResult } from '../../src/step.ts';
 import { createBatchActivities } from '../../src/temporal.ts';
+import { SceneClock } from './scene-clock.ts';
 import { startControlPlane, startPollFunction } from './stand-ins.ts';
 
 export const STEPS = ['claim', 'auth', 'poll', 'broadcast', 'commit'] as const;
@@ -44,39 +45,6 @@ export type StepName = (typeof STEPS)[number];
 
 const LEASE_SECONDS = 45;
 const HOPS_MAX = 3;
-
-/** The machine's clock, which a test may set forward: whoever sleeps until then wakes. */
-class SceneClock implements Clock {
-  private ahead = 0;
-  private readonly sleepers = new Set<{ at: number; wake: () => void }>();
-
-  now(): number {
-    return systemClock.now() + this.ahead;
-  }
-  monotonic(): number {
-    return systemClock.monotonic() + this.ahead;
-  }
-  advance(ms: number): void {
-    this.ahead += ms;
-    for (const sleeper of this.sleepers) if (sleeper.at <= this.monotonic()) sleeper.wake();
-  }
-  sleep(ms: number, signal?: AbortSignal): Promise<void> {
-    return new Promise((resolve, reject) => {
-      const sleeper = { at: this.monotonic() + ms, wake: () => end(resolve) };
-      const timer = setTimeout(sleeper.wake, ms);
-      const aborted = () => end(() => reject(signal?.reason));
-      const end = (settle: () => void) => {
-        clearTimeout(timer);
-        this.sleepers.delete(sleeper);
-        signal?.removeEventListener('abort', aborted);
-        settle();
-      };
-      this.sleepers.add(sleeper);
-      if (signal?.aborted) aborted();
-      else signal?.addEventListener('abort', aborted);
-    });
-  }
-}
 
 /** A process that died: thrown by a durable write that was made, or was not. */
 export class Died extends Error {
