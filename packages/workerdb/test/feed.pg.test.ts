@@ -317,6 +317,7 @@ describe('where a trigger goes on', () => {
     ['a poll state that is none', 'bm90IGpzb24='],
     ['keys of a broken length', pollState(1, '0011')],
     ['NUL in its cursor', pollState('a\u0000b')],
+    ['NUL in its version', pollState(1, SEEN, '7\u0000')],
     ['a lone surrogate in its cursor', pollState('a\ud800b')],
   ])(
     'a new row that was primed elsewhere with %s is halted as cursor_lost, never primed in silence',

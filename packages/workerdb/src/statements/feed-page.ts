@@ -104,13 +104,10 @@ function decodePollState(text: string | undefined): PollStateText | undefined {
     if (value.v !== 1 || typeof value.seen !== 'string' || !/^[A-Za-z0-9+/=]*$/.test(value.seen)) return undefined;
     const bytes = Buffer.from(value.seen, 'base64').byteLength;
     if (bytes % 8 !== 0 || bytes > SEEN_KEYS_MAX * 8) return undefined;
-    if (hasUncleanText(JSON.stringify(value)) || UNSTORABLE.test(JSON.stringify(value.cursor ?? null)))
-      return undefined;
-    return {
-      cursor: JSON.stringify(value.cursor ?? null),
-      seen: value.seen,
-      version: typeof value.version === 'string' ? value.version : null,
-    };
+    const cursor = JSON.stringify(value.cursor ?? null);
+    const version = typeof value.version === 'string' ? value.version : null;
+    if (UNSTORABLE.test(cursor) || (version !== null && hasUncleanText(version))) return undefined;
+    return { cursor, seen: value.seen, version };
   } catch {
     return undefined;
   }
