@@ -36,6 +36,12 @@ export class Draining extends Error {
   override readonly name = 'Draining';
 }
 
+/** A draining step's end: another worker takes the attempt over, or, with none there, the step returns early. */
+export async function handOver(deps: BatchDeps, result: Omit<StepResult, 'status'>): Promise<StepResult> {
+  if (!(await deps.alone())) throw new Draining(`worker drains, ${result.left} entries are left`);
+  return { status: 'draining', ...result };
+}
+
 export interface RunningStep {
   readonly input: BatchPollerInput;
   readonly context: StepContext;

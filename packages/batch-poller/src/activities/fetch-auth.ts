@@ -10,7 +10,7 @@ import type { BatchDeps } from '../deps.ts';
 import type { FoldedEntry } from '../fold.ts';
 import { readFolded } from '../read-batch.ts';
 import { type AuthRecord, authKeyOf, type VerdictRecord } from '../snapshot/records.ts';
-import { Draining, runStep, type StepContext, type StepResult } from '../step.ts';
+import { handOver, runStep, type StepContext, type StepResult } from '../step.ts';
 
 type Claimed = Extract<FoldedEntry, { state: 'claimed' }>;
 
@@ -21,11 +21,8 @@ export async function fetchAuth(deps: BatchDeps, input: BatchPollerInput, contex
       (entry): entry is Claimed => entry.state === 'claimed' && !running.fenced.has(entry.trigger.triggerId),
     );
     running.open = pending.length;
-    const handOver = async (): Promise<StepResult> => {
-      if (!(await deps.alone())) throw new Draining('worker drains before auth');
-      return { status: 'draining', done: 0, left: pending.length };
-    };
-    if (deps.draining.aborted) return await handOver();
+    const untouched = { done: 0, left: pending.length };
+    if (deps.draining.aborted) return await handOver(deps, untouched);
     const known = await deps.snapshots.readAuth(input.batchId);
     const byConnection = new Map<string, { ask: ConnectionAsk; entries: Claimed[]; triggerIds: string[] }>();
     for (const entry of pending) {
@@ -72,7 +69,7 @@ export async function fetchAuth(deps: BatchDeps, input: BatchPollerInput, contex
       try {
         for (const answer of await deps.controlPlane.fetchConnections(asks, { signal })) take(answer);
       } catch (error) {
-        if (deps.draining.aborted && !running.signal.aborted) return await handOver();
+        if (deps.draining.aborted && !running.signal.aborted) return await handOver(deps, untouched);
         throw error;
       }
     }

@@ -18,7 +18,7 @@ import { pollChain } from '../poll-chain.ts';
 import type { SlotJob } from '../poll-slots.ts';
 import { readFolded } from '../read-batch.ts';
 import { authKeyOf } from '../snapshot/records.ts';
-import { Draining, type RunningStep, runStep, type StepContext, type StepResult } from '../step.ts';
+import { handOver, type RunningStep, runStep, type StepContext, type StepResult } from '../step.ts';
 import { isUsableFor } from './fetch-auth.ts';
 
 type Claimed = Extract<FoldedEntry, { state: 'claimed' }>;
@@ -112,10 +112,7 @@ export async function poll(deps: BatchDeps, input: BatchPollerInput, context: St
     if (broken !== undefined) throw broken;
     running.signal.throwIfAborted();
     const left = claimed.length - done;
-    if (deps.draining.aborted && left > 0) {
-      if (!(await deps.alone())) throw new Draining(`worker drains, ${left} polls are left`);
-      return { status: 'draining', done, left, askedSeconds };
-    }
+    if (deps.draining.aborted && left > 0) return await handOver(deps, { done, left, askedSeconds });
     await deps.snapshots.deleteAuth(input.batchId);
     return { status: 'ok', done, left, askedSeconds };
 
