@@ -13,6 +13,7 @@ import { createPollRunner, createSigner, LOCAL_CREDENTIALS } from '@milkrun/poll
 import { HttpRequest } from '@smithy/protocol-http';
 import { SignatureV4 } from '@smithy/signature-v4';
 import { Pool } from 'undici';
+import { benchBodies } from './lib/bodies.ts';
 
 const ROUNDS = 5;
 const WIDTH = 500;
@@ -174,20 +175,7 @@ async function rounds(contestants: readonly Contestant[], log: (line: string) =>
   return figures;
 }
 
-/** A small ring of inputs, or the loop would be charged for garbage that the engine does not make. */
-const BODIES = Array.from({ length: 1_000 }, (_, n) =>
-  JSON.stringify({
-    trigger: {
-      id: `00000000-0000-4000-8000-${String(n).padStart(12, '0')}`,
-      slug: 'bench',
-      version: '1',
-      config: { padding: 'x'.repeat(200) },
-    },
-    auth: { token: 'bench' },
-    cursor: { after: '2026-01-01T00:00:00Z', page: 'x'.repeat(280) },
-    limits: { deadlineMs: 30_000, eventsMax: 500 },
-  }),
-);
+const BODIES = benchBodies(1_000);
 
 async function measure({ call }: Contestant, calls: number): Promise<Figure> {
   let next = 0;

@@ -4,6 +4,7 @@
  */
 import { createSigner, LOCAL_CREDENTIALS } from '@milkrun/poll-runner';
 import { Pool } from 'undici';
+import { benchBodies } from './bodies.ts';
 
 const [origin = '', name = '', pollsText = '0', widthText = '500'] = process.argv.slice(2);
 const polls = Number(pollsText);
@@ -17,20 +18,7 @@ const pool = new Pool(origin, {
   bodyTimeout: 0,
 });
 const signer = createSigner({ region: 'us-east-1', service: 'lambda', host: new URL(origin).host });
-// A small ring of inputs, or the loop would be charged for garbage that the engine does not make.
-const bodies = Array.from({ length: 5_000 }, (_, n) =>
-  JSON.stringify({
-    trigger: {
-      id: `00000000-0000-4000-8000-${String(n).padStart(12, '0')}`,
-      slug: 'bench',
-      version: '1',
-      config: { padding: 'x'.repeat(200) },
-    },
-    auth: { token: 'bench' },
-    cursor: { after: '2026-01-01T00:00:00Z', page: 'x'.repeat(280) },
-    limits: { deadlineMs: 30_000, eventsMax: 500 },
-  }),
-);
+const bodies = benchBodies(5_000);
 
 function call(n: number): Promise<void> {
   const body = bodies[n % bodies.length] ?? '';
