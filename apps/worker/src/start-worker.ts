@@ -317,10 +317,7 @@ async function ownKey(config: Config): Promise<string> {
 
 /** Undefined while workerdb does not answer. */
 async function openBatches(db: WorkerDb): Promise<number | undefined> {
-  return db.fleet().then(
-    (fleet) => fleet.openBatches,
-    () => undefined,
-  );
+  return db.liveBatches().catch(() => undefined);
 }
 
 async function refuseSlowFunction(

@@ -23,6 +23,7 @@ import { tickTimerShard } from './statements/tick.ts';
 import { clearHalts, makeAllDue, makeDue } from './statements/verbs.ts';
 import {
   type BatchView,
+  countLiveBatches,
   countPending,
   type DeadLetterView,
   type FleetView,
@@ -54,6 +55,8 @@ export interface WorkerDb extends BatchStore, DispatchStore {
   /** `since`: RFC 3339; dead letters are counted from there. */
   fleet(since?: string): Promise<FleetView>;
   pending(since: string): Promise<number>;
+  /** How many batches are live; cheap. */
+  liveBatches(): Promise<number>;
   trigger(triggerId: string): Promise<TriggerView | undefined>;
   timeline(triggerId: string, limit: number): Promise<readonly TimelineLine[]>;
   deadLetters(limit: number): Promise<readonly DeadLetterView[]>;
@@ -154,6 +157,7 @@ export async function openWorkerDb(options: WorkerDbOptions): Promise<WorkerDb> 
     batches: (limit, ended) => viewBatches(sql, limit, ended),
     fleet: (since = '-infinity') => viewFleet(sql, since),
     pending: (since) => countPending(sql, since),
+    liveBatches: () => countLiveBatches(sql),
     trigger: (triggerId) => viewTrigger(sql, storageShardOf(triggerId), triggerId),
     timeline: (triggerId, limit) => viewTimeline(sql, triggerId, limit),
     deadLetters: (limit) => viewDeadLetters(sql, limit),

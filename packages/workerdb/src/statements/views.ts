@@ -206,6 +206,14 @@ export async function viewDeadLetters(sql: Sql, limit: number): Promise<readonly
   );
 }
 
+/** Live batches: reads `batches` alone, so it may be asked often. */
+export async function countLiveBatches(sql: Sql): Promise<number> {
+  const [row] = await sql.unsafe<{ n: number }[]>(
+    'select count(*)::int as n from batches where ended_at is null and expires_at > statement_timestamp()',
+  );
+  return row?.n ?? 0;
+}
+
 /** Polled triggers that were neither polled nor given a verdict since an instant. */
 export async function countPending(sql: Sql, since: string): Promise<number> {
   const [row] = await sql.unsafe<{ n: number }[]>(
