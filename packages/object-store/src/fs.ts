@@ -30,7 +30,7 @@ const FILE_MARK = '~';
 const TEMPORARY = '~tmp';
 /** A write in flight is younger than this. */
 const TEMPORARY_AGE_MS = 3_600_000;
-/** A sweep may remove a directory between its making and the link; more often than this in a row is a fault. */
+/** A sweep may remove a directory while it is made, or before the link; more often than this in a row is a fault. */
 const LINK_ATTEMPTS = 5;
 const SYNCED_DIRECTORIES_MAX = 4_096;
 
@@ -74,13 +74,14 @@ export function createFsObjectStore(path: string): FsObjectStore {
 
   async function linkOnce(from: string, to: string): Promise<'created' | 'exists'> {
     for (let attempt = 1; ; attempt += 1) {
-      await makeDirectory(dirname(to));
       try {
+        await makeDirectory(dirname(to));
         await link(from, to);
         return 'created';
       } catch (error) {
         if (codeOf(error) === 'EEXIST') return 'exists';
-        if (codeOf(error) !== 'ENOENT' || attempt === LINK_ATTEMPTS) throw error;
+        // mkdir itself says either when a parent goes away under it.
+        if (!['ENOENT', 'ENOTDIR'].includes(codeOf(error)) || attempt === LINK_ATTEMPTS) throw error;
         synced.clear();
       }
     }
