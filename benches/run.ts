@@ -7,6 +7,10 @@ const LINGER_MS = 10_000;
 process.exitCode = await runBench({
   args: process.argv.slice(2),
   folder: new URL('./', import.meta.url),
+  recordTo: {
+    results: new URL('../drills/results/', import.meta.url),
+    page: new URL('../docs/scoreboard.md', import.meta.url),
+  },
   out: (text) => void process.stdout.write(text),
   err: (text) => void process.stderr.write(text),
 });

@@ -1,4 +1,4 @@
-/** Reads `NAME [--count N] [--seed S] [--json] [--flag [value]]`. */
+/** Reads `NAME [--count N] [--seed S] [--json] [--record] [--flag [value]]`. */
 import { nearest } from '@milkrun/core';
 import type { Flags } from './types.ts';
 
@@ -11,6 +11,7 @@ export interface CommandLine {
   readonly name: string | undefined;
   readonly help: boolean;
   readonly json: boolean;
+  readonly record: boolean;
   readonly flags: Flags;
 }
 
@@ -28,7 +29,7 @@ export function parseCommandLine(args: readonly string[]): CommandLine {
     const [, flag = '', inline] = option;
     if (flag in flags) throw new UsageError(`--${flag} is given twice`);
     const next = args[i + 1];
-    const isSwitch = flag === 'json' || flag === 'help';
+    const isSwitch = flag === 'json' || flag === 'help' || flag === 'record';
     if (inline !== undefined) flags[flag] = inline;
     else if (isSwitch || next === undefined || next.startsWith('--')) flags[flag] = true;
     else {
@@ -36,8 +37,8 @@ export function parseCommandLine(args: readonly string[]): CommandLine {
       i += 1;
     }
   }
-  const { help, json, ...rest } = flags;
-  return { name, help: help !== undefined, json: json !== undefined, flags: rest };
+  const { help, json, record, ...rest } = flags;
+  return { name, help: help !== undefined, json: json !== undefined, record: record !== undefined, flags: rest };
 }
 
 /** Refuses flags that are not known. */

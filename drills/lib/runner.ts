@@ -5,6 +5,8 @@
 import { readdirSync } from 'node:fs';
 import { nearest } from '@milkrun/core';
 import { type CommandLine, checkFlags, integerFrom, parseCommandLine, UsageError } from './command-line.ts';
+import { drillsInGate, runGate } from './gate.ts';
+import { record } from './scoreboard.ts';
 import type { Bench, Drill, Figures, Say } from './types.ts';
 
 export interface RunnerInput {
@@ -13,14 +15,22 @@ export interface RunnerInput {
   readonly folder: URL;
   readonly out: (text: string) => void;
   readonly err: (text: string) => void;
+  /** Where `--record` writes; the scoreboard is made from these. */
+  readonly recordTo?: { readonly results: URL; readonly page: URL };
 }
 
 type Kind = 'drill' | 'bench';
 type Outcome = { readonly line: Figures; readonly failures: readonly string[] };
 
 const SEED_MAX = 2 ** 31;
+/** `npm run drill -- gate`: what `.ci/run` runs. */
+const GATE = 'gate';
 
 export async function runDrill(input: RunnerInput): Promise<number> {
+  if (input.args[0] === GATE) {
+    const drills = await Promise.all(namesIn(input.folder).map((name) => load<Drill>('drill', input.folder, name)));
+    return await runGate(drillsInGate(drills), input);
+  }
   return await run('drill', input, ['count', 'seed'], async (drill: Drill, { flags }, log) => {
     const { count: countFlag, seed: seedFlag, ...own } = flags;
     const count = integerFrom('count', countFlag, drill.defaults.count, 1);
@@ -62,7 +72,7 @@ export async function runBench(input: RunnerInput): Promise<number> {
 
 async function run<T extends Drill | Bench>(
   kind: Kind,
-  { args, folder, out, err }: RunnerInput,
+  { args, folder, out, err, recordTo }: RunnerInput,
   common: readonly string[],
   execute: (what: T, line: CommandLine, log: Say) => Promise<Outcome>,
 ): Promise<number> {
@@ -89,6 +99,16 @@ async function run<T extends Drill | Bench>(
     for (const failure of failures) err(`${what.name}: ${failure}\n`);
     if (!line.json) for (const [name, value] of Object.entries(figures)) out(`${name.padEnd(24)} ${readable(value)}\n`);
     out(`${JSON.stringify(figures)}\n`);
+    if (line.record) {
+      if (recordTo === undefined)
+        throw new UsageError(`a ${kind} of this folder has no scoreboard: leave --record out`);
+      record(recordTo, {
+        kind,
+        args: args.filter((arg) => !SILENT.includes(arg)),
+        figures,
+        met: failures.length === 0,
+      });
+    }
     return failures.length === 0 ? 0 : 1;
   } catch (error) {
     if (!(error instanceof UsageError)) throw error;
@@ -121,19 +141,28 @@ async function describeAll<T extends Drill | Bench>(
   return all.map(({ name, about }) => `  ${name.padEnd(24)} ${about}\n`).join('');
 }
 
+/** Options that change nothing about the run. */
+const SILENT = ['--json', '--record'];
+
 const COMMON_HELP: Readonly<Record<Kind, string>> = {
   drill: '  --count N                how often to try\n  --seed S                 repeat the run of this seed\n',
   bench: '',
 };
 
+const OUTPUT_HELP =
+  '  --json                   only the JSON line on standard output\n' +
+  '  --record                 put the outcome on docs/scoreboard.md\n';
+
 function usage(kind: Kind, list: string): string {
   const head = `npm run ${kind} -- NAME ${kind === 'drill' ? '[--count N] [--seed S] ' : ''}[--json]\n\n`;
-  return `${head}${COMMON_HELP[kind]}  --json                   only the JSON line on standard output\n\n${list || '  none\n'}`;
+  const gate = kind === 'drill' ? 'npm run drill -- gate runs those of them that are quick, with small counts.\n' : '';
+  return `${head}${COMMON_HELP[kind]}${OUTPUT_HELP}\n${list || '  none\n'}${gate === '' ? '' : `\n${gate}`}`;
 }
 
 function usageOf(what: Drill | Bench): string {
   const own = Object.entries(what.flags ?? {}).map(([flag, about]) => `  ${`--${flag}`.padEnd(24)} ${about}\n`);
-  const count = 'defaults' in what ? `  --count defaults to ${what.defaults.count}.\n` : '';
+  const full = 'fullCount' in what ? `; the promise is stated for ${what.fullCount}` : '';
+  const count = 'defaults' in what ? `  --count defaults to ${what.defaults.count}${full}.\n` : '';
   return `${what.name}: ${what.about}\n${count}${own.join('')}`;
 }
 

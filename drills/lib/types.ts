@@ -32,6 +32,10 @@ export interface Drill {
   /** The promise it proves, in a sentence. */
   readonly about: string;
   readonly defaults: { readonly count: number };
+  /** The count its promise is stated for; absent where any count says the same. */
+  readonly fullCount?: number;
+  /** A count that takes some ten seconds: the gate runs the drill with it. Absent: too slow for the gate. */
+  readonly ciCount?: number;
   /** Flags it takes beside `--count`, `--seed` and `--json`, with a description each. */
   readonly flags?: Readonly<Record<string, string>>;
   run(input: DrillInput): Promise<DrillResult>;

@@ -1,18 +1,21 @@
 import { spawnSync } from 'node:child_process';
-import { mkdtempSync, rmSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath, pathToFileURL } from 'node:url';
 import { afterAll, expect, test } from 'vitest';
+import { drillsInGate, runGate } from '../lib/gate.ts';
 import { runDrill } from '../lib/index.ts';
+import { record, renderScoreboard } from '../lib/scoreboard.ts';
 
 const FIXTURES = new URL('./fixtures/', import.meta.url);
 const empty = mkdtempSync(join(tmpdir(), 'milkrun-drills-'));
 afterAll(() => rmSync(empty, { recursive: true }));
 
-async function run(args: string[], folder = FIXTURES) {
+async function run(args: string[], folder = FIXTURES, recordTo?: { results: URL; page: URL }) {
   let [out, err] = ['', ''];
-  const code = await runDrill({ args, folder, out: (text) => (out += text), err: (text) => (err += text) });
+  const says = { out: (text: string) => (out += text), err: (text: string) => (err += text) };
+  const code = await runDrill({ args, folder, ...says, ...(recordTo === undefined ? {} : { recordTo }) });
   return { code, out, err, last: out.trimEnd().split('\n').at(-1) ?? '' };
 }
 
@@ -79,4 +82,50 @@ test('every drill of this folder loads and keeps to the form', () => {
   const { status, stdout, stderr } = spawnSync(process.execPath, [main, '--help'], { encoding: 'utf8' });
   expect([status, stderr]).toEqual([0, '']);
   expect(stdout).toContain('npm run drill -- NAME');
+});
+
+test('the gate runs each quick drill with its small count and counts those that fail', async () => {
+  const folder = new URL('./fixtures/gate/', import.meta.url);
+  let [out, err] = ['', ''];
+  const quick = drillsInGate([
+    { name: 'holds', about: '', defaults: { count: 9 }, ciCount: 2, run: () => Promise.reject(new Error('not here')) },
+    { name: 'slow', about: '', defaults: { count: 9 }, run: () => Promise.reject(new Error('not here')) },
+    { name: 'breaks', about: '', defaults: { count: 9 }, ciCount: 3, run: () => Promise.reject(new Error('not here')) },
+  ]);
+  const code = await runGate(quick, { folder, out: (text) => (out += text), err: (text) => (err += text) });
+  expect(code).toBe(1);
+  expect(out.trimEnd().split('\n')).toEqual([
+    'ok     holds {"args":["holds","--count","2","--seed","1","--json"]}',
+    'FAILED breaks {"args":["breaks","--count","3","--seed","1","--json"]}',
+    '1 passed, 1 failed',
+  ]);
+  expect(err).toContain('broken on purpose');
+});
+
+test('--record saves the line and puts it on the page, missed ones too', async () => {
+  const place = mkdtempSync(join(tmpdir(), 'milkrun-scoreboard-'));
+  try {
+    const to = { results: pathToFileURL(`${place}/results/`), page: pathToFileURL(`${place}/scoreboard.md`) };
+    await run(['sum', '--count', '1200', '--seed', '7', '--record', '--json'], FIXTURES, to);
+    const held = readFileSync(to.page, 'utf8');
+    expect(held).toMatch(
+      /\| sum \| yes \| 1,200 \| 0 \| sum 1,207; seed 7; seconds [\d.]+; cores \d+ \| `npm run drill -- sum --count 1200 --seed 7` \|/,
+    );
+    await run(['sum', '--violations', '2', '--record'], FIXTURES, to);
+    expect(readFileSync(to.page, 'utf8')).toContain('| sum | **missed** | 3 | 2 |');
+    record(to, {
+      kind: 'bench',
+      args: ['r', '--x'],
+      figures: { bench: 'r', fast: { ratio: 0.5 }, missed: ['a|b'] },
+      met: false,
+    });
+    expect(readFileSync(to.page, 'utf8')).toContain('| r | **missed** | fast {"ratio":0.5}; missed ["a\\|b"];');
+  } finally {
+    rmSync(place, { recursive: true });
+  }
+});
+
+test('the scoreboard is what the recorded runs make of it', () => {
+  const page = readFileSync(new URL('../../docs/scoreboard.md', import.meta.url), 'utf8');
+  expect(page).toBe(renderScoreboard(new URL('../results/', import.meta.url)));
 });
