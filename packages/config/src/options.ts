@@ -131,7 +131,7 @@ export const OPTIONS = {
   npmRegistry: optional(
     'NPM_REGISTRY',
     httpUrl(),
-    'Package registry the npm-package connector reads; `milkrun dev` takes it from npm’s own configuration.',
+    'Package registry the npm-package connector reads where a trigger names none; `milkrun dev` takes it from npm’s own configuration.',
     { hidden: true, readBy: ['poll-function', 'dev'] },
   ),
   outboundAllow: optional(

@@ -146,6 +146,11 @@ describe('npm-package', () => {
     expect(reply.error.class).toBe('permanent');
   });
 
+  it('names the setting when nobody said which registry, and does not halt the trigger for it', async () => {
+    const { error } = await ask(npmPackage, { config, settings: {} });
+    expect(error).toMatchObject({ class: 'connector', message: expect.stringContaining('NPM_REGISTRY is not set') });
+  });
+
   it.each([
     ['no packument', '[]', 'connector'],
     ['no times', '{"versions":{}}', 'connector'],

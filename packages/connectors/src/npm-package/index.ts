@@ -12,7 +12,6 @@ import { defineConnector, type PollContext, type PollItem, type PollResult } fro
 import { PollError } from '../errors.ts';
 import { type PublishedVersion, publishedVersions } from './packument.ts';
 
-const PUBLIC_REGISTRY = 'https://registry.npmjs.org/';
 const OVERLAP_SECONDS = 24 * 3600;
 /** Some packages' metadata is tens of megabytes. */
 const PACKUMENT_BYTES_MAX = 64 * 1024 * 1024;
@@ -64,7 +63,7 @@ async function poll(context: PollContext<z.output<typeof configSchema>>): Promis
   const cursor = cursorOf(context);
   const { http, config, auth, signal, eventsMax } = context;
   const answer = await http.send({
-    url: packumentUrl(config.registry ?? context.settings.NPM_REGISTRY ?? PUBLIC_REGISTRY, config.package),
+    url: packumentUrl(config.registry ?? registryOf(context.settings), config.package),
     headers: {
       accept: 'application/json',
       ...(cursor.etag === null ? {} : { 'if-none-match': cursor.etag }),
@@ -98,6 +97,16 @@ function cursorOf({ cursor, since, clock }: PollContext<unknown>): Cursor {
   const parsed = cursorSchema.safeParse(cursor);
   if (!parsed.success) throw new PollError('permanent', 'the cursor is not one of this connector');
   return parsed.data;
+}
+
+/** Its absence is the operator's fault, so it must not halt the trigger as a permanent error would. */
+function registryOf(settings: PollContext<unknown>['settings']): string {
+  if (settings.NPM_REGISTRY !== undefined) return settings.NPM_REGISTRY;
+  throw new PollError(
+    'connector',
+    'NPM_REGISTRY is not set for the poll function, and the trigger\'s config names no "registry": ' +
+      'set either to the address of a package registry, as https://HOST/PATH/',
+  );
 }
 
 /** A slash inside a scoped name is part of the name, so it is encoded. */
