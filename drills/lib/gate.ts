@@ -4,6 +4,8 @@ import { once } from 'node:events';
 import { fileURLToPath } from 'node:url';
 import type { Drill } from './types.ts';
 
+/** Stands where a drill's name does. */
+export const GATE = 'gate';
 /** A drill that has not ended by then failed. */
 const DRILL_MS_MAX = 240_000;
 /** The same for every run: a gate must not be red by chance. Fresh seeds are drawn outside it. */

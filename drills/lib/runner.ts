@@ -5,7 +5,7 @@
 import { readdirSync } from 'node:fs';
 import { nearest } from '@milkrun/core';
 import { type CommandLine, checkFlags, integerFrom, parseCommandLine, UsageError } from './command-line.ts';
-import { drillsInGate, runGate } from './gate.ts';
+import { drillsInGate, GATE, runGate } from './gate.ts';
 import { record } from './scoreboard.ts';
 import type { Bench, Drill, Figures, Say } from './types.ts';
 
@@ -23,8 +23,6 @@ type Kind = 'drill' | 'bench';
 type Outcome = { readonly line: Figures; readonly failures: readonly string[] };
 
 const SEED_MAX = 2 ** 31;
-/** `npm run drill -- gate`: what `.ci/run` runs. */
-const GATE = 'gate';
 
 export async function runDrill(input: RunnerInput): Promise<number> {
   if (input.args[0] === GATE) {
