@@ -5,8 +5,9 @@ import { lineAt, report, repositoryFiles, type SourceFile, type Violation } from
 
 /** Packages whose sources must behave the same under a simulated clock and a seeded generator. */
 const DETERMINISTIC = /^packages\/(core|batch-poller|dispatch)\/src\//;
-/** Production implementations of the two ports. */
-const PORT_FILE = /(^|[/-])(clock|rng)\.ts$/;
+/** Production implementations of the two ports, and of the snapshot's work on the machine. */
+const PORT_FILE = /(^|[/-])(clock|rng|machine)\.ts$/;
+const TIMERS = new Set(['setTimeout', 'setInterval', 'setImmediate']);
 
 const TEST_FILE = /(\.test\.ts|(^|\/)vitest\.[\w.]*config\.ts|(^|\/)test\/.*\.ts)$/;
 const TEST_ROOTS = new Set(['it', 'test', 'describe', 'suite', 'bench']);
@@ -72,12 +73,15 @@ function codeProblems({ path, text }: SourceFile): Violation[] {
   };
   const now = (what: string): string =>
     `${what} reads the machine's clock: take the time from a Clock argument (port of core)`;
+  const wait = (what: string): string =>
+    `${what} waits by the machine's clock: sleep by a Clock argument (port of core)`;
   new Visitor({
     MemberExpression: (node) => {
       const chain = memberChain(node);
       if (chain === undefined) return;
       const name = [chain.root, ...chain.names].join('.');
       if (deterministic && name === 'Date.now') add(node.start, now('Date.now()'));
+      if (deterministic && name === 'AbortSignal.timeout') add(node.start, wait(name));
       if (deterministic && name === 'Math.random') {
         add(node.start, 'Math.random() cannot be replayed: take numbers from an Rng argument (port of core)');
       }
@@ -100,6 +104,7 @@ function codeProblems({ path, text }: SourceFile): Violation[] {
       const chain = memberChain(node.callee);
       if (chain === undefined) return;
       if (deterministic && chain.root === 'Date' && chain.names.length === 0) add(node.start, now('Date()'));
+      if (deterministic && chain.names.length === 0 && TIMERS.has(chain.root)) add(node.start, wait(`${chain.root}()`));
       const configures = ['defineConfig', 'defineProject'].includes(chain.root) || chain.names.at(-1) === 'setConfig';
       if (!isTest || !(configures || TEST_ROOTS.has(chain.root))) return;
       for (const argument of node.arguments) {

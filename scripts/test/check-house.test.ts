@@ -10,6 +10,8 @@ test.each([
   ['const d = new Date();', 'new Date() reads'],
   ['const s = Date();', 'Date() reads'],
   ['const r = Math.random();', 'Math.random() cannot be replayed'],
+  ['setTimeout(flush, 5);', 'setTimeout() waits by the machine'],
+  ['const late = AbortSignal.timeout(5);', 'AbortSignal.timeout waits by the machine'],
 ])('engine and core take time and randomness as arguments: %s', (code, message) => {
   for (const folder of ['core', 'batch-poller', 'dispatch']) {
     expect(messages(`packages/${folder}/src/a/b.ts`, `\n${code}`)).toEqual([expect.stringContaining(`2 ${message}`)]);

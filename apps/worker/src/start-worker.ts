@@ -124,7 +124,7 @@ export async function startWorker({ config, log, metrics, migrate }: WorkerInput
   const arms = (by: 'commit' | 'feed' | 'verb' | 'start') => createTimerManager({ client, log, metrics, by });
   const deps: BatchDeps = {
     store: db,
-    snapshots: createSnapshots({ objects, keys, metrics, log }),
+    snapshots: createSnapshots({ objects, keys, clock, metrics, log }),
     controlPlane,
     runner,
     timers: arms('commit'),

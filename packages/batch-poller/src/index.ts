@@ -1,6 +1,10 @@
 export { type CommitStepInput, commit as commitBatch } from './activities/commit.ts';
 export { type BatchDeps, type BatchLimits, DEFAULT_LIMITS } from './deps.ts';
+export { type BatchPollerResult, type HopEnd, type HopSteps, runHop, stepOptions } from './hop.ts';
 export { PollSlots } from './poll-slots.ts';
-export { createLocalKeyFile, createLocalKeys } from './snapshot/local-keys.ts';
+export { createLocalKeyFile, createLocalKeys, createLocalKeysFrom } from './snapshot/local-keys.ts';
+export type { CipherInput, SnapshotMachine } from './snapshot/machine.ts';
 export { createSnapshots, type Snapshots } from './snapshot/snapshot.ts';
+export { Draining, type StepContext, type StepResult } from './step.ts';
+export { BATCH_STEPS } from './steps.ts';
 export { type BatchActivities, createBatchActivities } from './temporal.ts';

@@ -1,13 +1,10 @@
 /** The five steps as Temporal activities: the only file of the steps' side that knows Temporal. */
 import type { BatchPollerInput } from '@milkrun/core';
 import { ApplicationFailure, Context } from '@temporalio/activity';
-import { broadcast } from './activities/broadcast.ts';
-import { claimAndSnapshot } from './activities/claim-and-snapshot.ts';
-import { type CommitStepInput, commit } from './activities/commit.ts';
-import { fetchAuth } from './activities/fetch-auth.ts';
-import { poll } from './activities/poll.ts';
+import type { CommitStepInput } from './activities/commit.ts';
 import type { BatchDeps } from './deps.ts';
 import { Draining, type StepContext, type StepResult } from './step.ts';
+import { BATCH_STEPS } from './steps.ts';
 
 export interface BatchActivities {
   claimAndSnapshot(input: BatchPollerInput): Promise<StepResult>;
@@ -43,10 +40,10 @@ export function createBatchActivities(deps: BatchDeps): BatchActivities {
       }
     };
   return {
-    claimAndSnapshot: bind(claimAndSnapshot),
-    fetchAuth: bind(fetchAuth),
-    poll: bind(poll),
-    broadcast: bind(broadcast),
-    commit: bind(commit),
+    claimAndSnapshot: bind(BATCH_STEPS.claimAndSnapshot),
+    fetchAuth: bind(BATCH_STEPS.fetchAuth),
+    poll: bind(BATCH_STEPS.poll),
+    broadcast: bind(BATCH_STEPS.broadcast),
+    commit: bind(BATCH_STEPS.commit),
   };
 }

@@ -2,9 +2,9 @@
 import { type Clock, type ControlPlane, type Log, type Metrics, noLog, noMetrics, type Rng } from '@milkrun/core';
 import { createBreaker } from './breaker.ts';
 import { createReadChanges } from './changes.ts';
-import { chunkSizeOf } from './chunk-sizes.ts';
+import { ChunkSize, chunkSizeOf } from './chunk-sizes.ts';
 import { createFetchConnections } from './connections.ts';
-import { createHttp } from './http.ts';
+import { baseUrlOf, createHttp, createPooledWire, type Wire } from './http.ts';
 import { createPostState } from './state.ts';
 
 export interface ControlPlaneTimeouts {
@@ -32,6 +32,8 @@ export interface ControlPlaneOptions {
   readonly timeouts?: ControlPlaneTimeouts;
   /** Bytes read of one answer at the most; default 16 MiB. */
   readonly answerBytesMax?: number;
+  /** What carries the requests; a pool of connections by default. The learned chunk size is then this client's own. */
+  readonly wire?: Wire;
 }
 
 const ANSWER_BYTES_MAX = 16 * 1024 * 1024;
@@ -47,13 +49,15 @@ export function createControlPlane(options: ControlPlaneOptions): ControlPlane {
     log.warn({ open }, 'control_plane.breaker_changed');
   });
   const connectTimeoutMs = timeouts.connectMs ?? 5_000;
-  const http = createHttp({ url, key, breaker, connectTimeoutMs, connections: CONNECTIONS });
+  const { origin } = baseUrlOf(url);
+  const wire = options.wire ?? createPooledWire(origin, CONNECTIONS, connectTimeoutMs);
+  const http = createHttp({ url, key, breaker, wire });
   const shared = { http, clock, metrics, log, bytesMax };
   return {
     fetchConnections: createFetchConnections({
       ...shared,
       rng,
-      size: chunkSizeOf(new URL(url).origin),
+      size: options.wire === undefined ? chunkSizeOf(origin) : new ChunkSize(),
       timeoutMs: timeouts.connectionsMs ?? 15_000,
       budgetMs: timeouts.connectionsBudgetMs ?? 50_000,
     }),

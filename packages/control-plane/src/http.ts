@@ -29,39 +29,77 @@ export interface Http {
   close(): Promise<void>;
 }
 
+/** One request on the wire. */
+export interface WireRequest {
+  readonly method: 'GET' | 'POST';
+  /** Path from the origin, with its query. */
+  readonly path: string;
+  readonly headers: Readonly<Record<string, string>>;
+  readonly body: string | null;
+  /** Milliseconds for the head of the answer, and between two parts of its body. */
+  readonly timeoutMs: number;
+  readonly signal: AbortSignal;
+}
+
+/** What carries requests to the control plane: undici in production, the model of a control plane in the simulation. */
+export interface Wire {
+  /** Rejects with a network error, or with the signal's reason. */
+  request(request: WireRequest): Promise<{
+    readonly statusCode: number;
+    readonly headers: HeaderValues;
+    readonly body: AsyncIterable<Uint8Array> & { destroy(): unknown };
+  }>;
+  /** Aborts after so many milliseconds. */
+  timeout(ms: number): AbortSignal;
+  close(): Promise<void>;
+}
+
 export interface HttpOptions {
   readonly url: string;
   readonly key: string;
   readonly breaker: Breaker;
-  readonly connectTimeoutMs: number;
-  readonly connections: number;
+  readonly wire: Wire;
 }
 
-const decoder = new TextDecoder('utf-8', { fatal: true });
-
-/** Opens a pool to the base URL's origin. Throws TypeError for a URL that is not http(s) or carries credentials. */
-export function createHttp({ url, key, breaker, connectTimeoutMs, connections }: HttpOptions): Http {
-  const base = new URL(url);
-  if (!['http:', 'https:'].includes(base.protocol) || base.username !== '' || base.password !== '') {
-    throw new TypeError('the control plane URL must be http or https and carry no credentials');
-  }
-  const prefix = base.pathname.replace(/\/+$/, '');
-  const pool = new Pool(base.origin, {
+/** The wire of production: pooled per origin. */
+export function createPooledWire(origin: string, connections: number, connectTimeoutMs: number): Wire {
+  const pool = new Pool(origin, {
     connections,
     pipelining: 1,
     keepAliveTimeout: 60_000,
     connect: { timeout: connectTimeoutMs },
   });
+  return {
+    request: ({ timeoutMs, ...request }) =>
+      pool.request({ ...request, headersTimeout: timeoutMs, bodyTimeout: timeoutMs }),
+    timeout: (ms) => AbortSignal.timeout(ms),
+    close: () => pool.destroy(),
+  };
+}
+
+const decoder = new TextDecoder('utf-8', { fatal: true });
+
+/** The base URL. Throws TypeError for one that is not http(s) or carries credentials. */
+export function baseUrlOf(url: string): URL {
+  const base = new URL(url);
+  if (!['http:', 'https:'].includes(base.protocol) || base.username !== '' || base.password !== '') {
+    throw new TypeError('the control plane URL must be http or https and carry no credentials');
+  }
+  return base;
+}
+
+export function createHttp({ url, key, breaker, wire }: HttpOptions): Http {
+  const prefix = baseUrlOf(url).pathname.replace(/\/+$/, '');
 
   return {
     async exchange(request) {
       request.signal?.throwIfAborted();
       const wait = breaker.admit();
       if (wait > 0) return { kind: 'unreachable', reason: 'circuit breaker open', retryAfterSeconds: wait / 1000 };
-      const timeout = AbortSignal.timeout(request.timeoutMs);
+      const timeout = wire.timeout(request.timeoutMs);
       const signal = request.signal === undefined ? timeout : AbortSignal.any([request.signal, timeout]);
       try {
-        const answer = await pool.request({
+        const answer = await wire.request({
           method: request.method,
           path: prefix + request.path,
           headers: {
@@ -71,8 +109,7 @@ export function createHttp({ url, key, breaker, connectTimeoutMs, connections }:
             ...request.headers,
           },
           body: request.body ?? null,
-          headersTimeout: request.timeoutMs,
-          bodyTimeout: request.timeoutMs,
+          timeoutMs: request.timeoutMs,
           signal,
         });
         const body = await readBounded(answer.body, request.bytesMax);
@@ -94,7 +131,7 @@ export function createHttp({ url, key, breaker, connectTimeoutMs, connections }:
         };
       }
     },
-    close: () => pool.destroy(),
+    close: () => wire.close(),
   };
 
   /** The body as text, or undefined past the bound. Bytes that are no UTF-8 become an unusable text, not an exception. */

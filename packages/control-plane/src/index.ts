@@ -1,5 +1,6 @@
 export { type ControlPlaneOptions, type ControlPlaneTimeouts, createControlPlane } from './client.ts';
 export { type ParsedChanges, parseChanges, parsePush, type RefusedChange } from './feed.ts';
+export type { Wire, WireRequest } from './http.ts';
 export { parseJson } from './json.ts';
 export {
   authSchema,

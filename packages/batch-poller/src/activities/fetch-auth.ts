@@ -63,14 +63,21 @@ export async function fetchAuth(deps: BatchDeps, input: BatchPollerInput, contex
       }
     };
     if (byConnection.size > 0) {
-      const late = AbortSignal.timeout(STEP_BUDGET_SECONDS.auth * 1000);
-      const signal = AbortSignal.any([running.signal, deps.draining, late]);
+      const asked = new AbortController();
+      const late = new AbortController();
+      deps.clock.sleep(STEP_BUDGET_SECONDS.auth * 1000, asked.signal).then(
+        () => late.abort(new Error('the budget of the step is used up')),
+        () => {},
+      );
+      const signal = AbortSignal.any([running.signal, deps.draining, late.signal]);
       const asks = [...byConnection.values()].map((wanted) => wanted.ask);
       try {
         for (const answer of await deps.controlPlane.fetchConnections(asks, { signal })) take(answer);
       } catch (error) {
         if (deps.draining.aborted && !running.signal.aborted) return await handOver(deps, untouched);
         throw error;
+      } finally {
+        asked.abort(new Error('answered'));
       }
     }
     if (auth.length > 0) await deps.snapshots.writeAuth(input.batchId, input.retryCounter, context.attempt, auth);

@@ -4,12 +4,7 @@
  * A batch of 5,000 entries serialized at once blocks the event loop for 13 to 22 ms while 500 polls wait for it; in
  * slices of 250 lines or 256 KiB no block exceeds a few. Compression runs in the thread pool.
  */
-import { setImmediate as turn } from 'node:timers/promises';
-import { promisify } from 'node:util';
-import { constants, zstdCompress, zstdDecompress } from 'node:zlib';
-
-const compress = promisify(zstdCompress);
-const decompress = promisify(zstdDecompress);
+import { type SnapshotMachine, threadPool } from './machine.ts';
 
 const SLICE_LINES = 250;
 const SLICE_BYTES = 256 * 1024;
@@ -18,7 +13,7 @@ const TEXT_BYTES_MAX = 512 * 1024 * 1024;
 const NEWLINE = 10;
 
 /** Compresses lines of JSON text; each is taken from the iterable within a slice, so serializing is sliced too. */
-export async function encodeLines(lines: Iterable<string>): Promise<Uint8Array> {
+export async function encodeLines(lines: Iterable<string>, machine: SnapshotMachine = threadPool): Promise<Uint8Array> {
   const parts: Buffer[] = [];
   let slice: string[] = [];
   let length = 0;
@@ -29,10 +24,10 @@ export async function encodeLines(lines: Iterable<string>): Promise<Uint8Array> 
     parts.push(bytesOf(slice));
     slice = [];
     length = 0;
-    await turn();
+    await machine.turn();
   }
   if (slice.length > 0) parts.push(bytesOf(slice));
-  return await compress(Buffer.concat(parts), { params: { [constants.ZSTD_c_compressionLevel]: 1 } });
+  return await machine.compress(Buffer.concat(parts));
 }
 
 /** Line breaks inside JSON text only ever stand between tokens: strings hold them escaped. */
@@ -43,8 +38,8 @@ function bytesOf(lines: readonly string[]): Buffer {
 }
 
 /** Each line's value, in order. Throws when the bytes are not what `encodeLines` made, or a line is not an object. */
-export async function decodeLines(bytes: Uint8Array): Promise<object[]> {
-  const text = await decompress(bytes, { maxOutputLength: TEXT_BYTES_MAX });
+export async function decodeLines(bytes: Uint8Array, machine: SnapshotMachine = threadPool): Promise<object[]> {
+  const text = await machine.decompress(bytes, TEXT_BYTES_MAX);
   const values: object[] = [];
   let start = 0;
   while (start < text.byteLength) {
@@ -56,7 +51,7 @@ export async function decodeLines(bytes: Uint8Array): Promise<object[]> {
     }
     for (const line of text.toString('utf8', start, end - 1).split('\n')) values.push(parseObject(line));
     start = end;
-    if (start < text.byteLength) await turn();
+    if (start < text.byteLength) await machine.turn();
   }
   return values;
 }

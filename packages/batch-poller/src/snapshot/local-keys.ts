@@ -33,8 +33,11 @@ export function createLocalKeys(setting: string): KeyProvider {
   return createLocalKeysFrom(texts.map(keyOf));
 }
 
-/** The same from keys of 32 bytes; the first one seals. */
-export function createLocalKeysFrom(keys: readonly Uint8Array[]): KeyProvider {
+/** The same from keys of 32 bytes; the first one seals. `random` makes data keys and IVs. */
+export function createLocalKeysFrom(
+  keys: readonly Uint8Array[],
+  random: (count: number) => Uint8Array = randomBytes,
+): KeyProvider {
   const byId = new Map(keys.map((key) => [idOf(key), Buffer.from(key)]));
   const [currentId] = byId.keys();
   if (currentId === undefined) throw new InvalidBlobKey(`BLOB_KEY holds no key. ${ACCEPTED}`);
@@ -45,8 +48,8 @@ export function createLocalKeysFrom(keys: readonly Uint8Array[]): KeyProvider {
   };
   return {
     async generate(aad) {
-      const plain = randomBytes(KEY_BYTES);
-      const iv = randomBytes(IV_BYTES);
+      const plain = random(KEY_BYTES);
+      const iv = random(IV_BYTES);
       const cipher = createCipheriv('aes-256-gcm', keyNamed(currentId), iv).setAAD(aad);
       const wrapped = Buffer.concat([iv, cipher.update(plain), cipher.final(), cipher.getAuthTag()]);
       return { keyId: currentId, plain, wrapped };

@@ -4,6 +4,7 @@
  * Appending is synchronous and cheap; it waits only when more than 16 MiB are not stored yet. A failure to store surfaces
  * at the next append and at close: pages that cannot be saved must not be polled for.
  */
+import type { Clock } from '@milkrun/core';
 import type { ResultRecord } from './records.ts';
 
 export interface ResultWriter {
@@ -20,19 +21,20 @@ const TEXT_MAX = 8 * 1024 * 1024;
 const WAITING_TEXT_MAX = 16 * 1024 * 1024;
 const FLUSH_MS = 2_000;
 
-export function createResultWriter(store: Store): ResultWriter {
+export function createResultWriter(store: Store, clock: Clock): ResultWriter {
   let records: ResultRecord[] = [];
   let lines: string[] = [];
   let text = 0;
   let waiting = 0;
-  let timer: NodeJS.Timeout | undefined;
+  /** Aborts the wait for the next flush by age. */
+  let aging: AbortController | undefined;
   let failure: { readonly error: unknown } | undefined;
   /** Flushes follow one another: names are numbered in the order of their records. */
   let tail: Promise<void> = Promise.resolve();
 
   function flush(): Promise<void> {
-    clearTimeout(timer);
-    timer = undefined;
+    aging?.abort(new Error('flushed'));
+    aging = undefined;
     if (records.length === 0) return tail;
     const [batch, batchLines, batchText] = [records, lines, text];
     [records, lines, text] = [[], [], 0];
@@ -47,6 +49,13 @@ export function createResultWriter(store: Store): ResultWriter {
     return tail;
   }
 
+  /** Flushes what is waiting once it is old enough, unless something else did before. */
+  function age(): void {
+    if (aging !== undefined) return;
+    aging = new AbortController();
+    clock.sleep(FLUSH_MS, aging.signal).then(flush, () => {});
+  }
+
   return {
     append(record) {
       if (failure !== undefined) throw failure.error;
@@ -56,7 +65,7 @@ export function createResultWriter(store: Store): ResultWriter {
       text += line.length;
       waiting += line.length;
       if (records.length >= RECORDS_MAX || text >= TEXT_MAX) void flush();
-      else timer ??= setTimeout(flush, FLUSH_MS);
+      else age();
       return waiting > WAITING_TEXT_MAX ? flush() : undefined;
     },
     async close() {

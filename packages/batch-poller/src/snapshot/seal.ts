@@ -8,9 +8,9 @@
  *
  * Layout: magic (6 bytes) ‖ header length (u16be) ‖ header (JSON) ‖ ciphertext ‖ tag (16 bytes).
  */
-import { randomBytes, webcrypto } from 'node:crypto';
 import type { KeyProvider } from '@milkrun/core';
 import { parseObject } from './codec.ts';
+import { type SnapshotMachine, threadPool } from './machine.ts';
 
 const MAGIC = Buffer.from('MRSN1\n');
 const HEADER_BYTES_MAX = 4_096;
@@ -49,25 +49,29 @@ interface Header {
   readonly iv: string;
 }
 
-/** Encrypts a body for one place. Runs in the thread pool. */
-export async function seal(keys: KeyProvider, context: SealContext, body: Uint8Array): Promise<Uint8Array> {
+/** Encrypts a body for one place. */
+export async function seal(
+  keys: KeyProvider,
+  context: SealContext,
+  body: Uint8Array,
+  machine: SnapshotMachine = threadPool,
+): Promise<Uint8Array> {
   const place = placeBytes(context);
   const { keyId, plain, wrapped } = await keys.generate(place);
-  const iv = randomBytes(12);
+  const iv = machine.randomBytes(12);
   const header: Header = {
     schema: SCHEMA,
     algorithm: ALGORITHM,
     keyId,
     wrapped: Buffer.from(wrapped).toString('base64'),
-    iv: iv.toString('base64'),
+    iv: Buffer.from(iv).toString('base64'),
   };
   const headerBytes = Buffer.from(JSON.stringify(header));
   const length = Buffer.alloc(2);
   length.writeUInt16BE(headerBytes.byteLength);
   const head = Buffer.concat([MAGIC, length, headerBytes]);
-  const key = await importKey(plain, 'encrypt');
-  const sealed = await webcrypto.subtle.encrypt(gcm(iv, place, head), key, body);
-  return Buffer.concat([head, new Uint8Array(sealed)]);
+  const sealed = await machine.encrypt({ key: plain, iv, aad: Buffer.concat([place, head]) }, body);
+  return Buffer.concat([head, sealed]);
 }
 
 /** The body again. Throws SnapshotUnreadable naming `key`, whatever is wrong. */
@@ -76,6 +80,7 @@ export async function unseal(
   context: SealContext,
   key: string,
   bytes: Uint8Array,
+  machine: SnapshotMachine = threadPool,
 ): Promise<Uint8Array> {
   const { header, head, sealed } = readHead(key, bytes);
   const place = placeBytes(context);
@@ -86,9 +91,8 @@ export async function unseal(
     throw new SnapshotUnreadable(key, `its data key can not be unwrapped with key ${header.keyId}`, { cause: error });
   }
   try {
-    const dataKey = await importKey(plain, 'decrypt');
     const iv = Buffer.from(header.iv, 'base64');
-    return new Uint8Array(await webcrypto.subtle.decrypt(gcm(iv, place, head), dataKey, sealed));
+    return await machine.decrypt({ key: plain, iv, aad: Buffer.concat([place, head]) }, sealed);
   } catch (error) {
     throw new SnapshotUnreadable(key, 'it is not what was written there', { cause: error });
   }
@@ -135,16 +139,4 @@ function placeBytes({ batchId, object, purpose }: SealContext): Uint8Array {
     return [length, bytes];
   });
   return Buffer.concat(parts);
-}
-
-function gcm(iv: Uint8Array, place: Uint8Array, head: Uint8Array) {
-  const additionalData = Buffer.concat([place, head]);
-  return { name: 'AES-GCM', iv: new Uint8Array(iv), additionalData, tagLength: 128 };
-}
-
-/** Imports the data key and wipes the copy we were given. */
-async function importKey(plain: Uint8Array, use: 'encrypt' | 'decrypt'): Promise<webcrypto.CryptoKey> {
-  const key = await webcrypto.subtle.importKey('raw', new Uint8Array(plain), 'AES-GCM', false, [use]);
-  plain.fill(0);
-  return key;
 }

@@ -7,6 +7,7 @@
  */
 import {
   type ClaimedTrigger,
+  type Clock,
   type KeyProvider,
   type Log,
   type Metrics,
@@ -17,6 +18,7 @@ import pLimit from 'p-limit';
 import { createDecodedCache } from './cache.ts';
 import { decodeLines, encodeLines } from './codec.ts';
 import { createDeliveredWriter, type DeliveredWriter } from './delivered-writer.ts';
+import { type SnapshotMachine, threadPool } from './machine.ts';
 import { batchPrefixOf, comparePositions, ENTRIES, type ObjectPosition, objectNameOf, positionOf } from './names.ts';
 import {
   type AuthRecord,
@@ -59,6 +61,9 @@ export interface Snapshots {
 export interface SnapshotsOptions {
   readonly objects: ObjectStore;
   readonly keys: KeyProvider;
+  readonly clock: Clock;
+  /** Who packs and seals; the thread pool by default. */
+  readonly machine?: SnapshotMachine;
   readonly metrics: Metrics;
   readonly log: Log;
 }
@@ -72,7 +77,7 @@ const TAKEN_NAMES_MAX = 1_000;
 type Decoded = readonly object[];
 
 export function createSnapshots(options: SnapshotsOptions): Snapshots {
-  const { objects, keys, metrics, log } = options;
+  const { objects, keys, clock, metrics, log, machine = threadPool } = options;
   const cache = createDecodedCache();
 
   async function write(
@@ -82,7 +87,7 @@ export function createSnapshots(options: SnapshotsOptions): Snapshots {
     records: Decoded,
     lines: Iterable<string>,
   ): Promise<'created' | 'exists'> {
-    const body = await seal(keys, { batchId, object, purpose }, await encodeLines(lines));
+    const body = await seal(keys, { batchId, object, purpose }, await encodeLines(lines, machine), machine);
     const done = await objects.putIfAbsent(batchPrefixOf(batchId) + object, body);
     metrics.count('polling.snapshot.puts', 1, { object: purpose });
     metrics.count('polling.snapshot.bytes', body.byteLength, { object: purpose });
@@ -112,8 +117,8 @@ export function createSnapshots(options: SnapshotsOptions): Snapshots {
     try {
       const bytes = await objects.get(key, OBJECT_BYTES_MAX);
       if (bytes === undefined) return undefined;
-      const body = await unseal(keys, { batchId, object, purpose }, key, bytes);
-      const records = await decodeLines(body).catch((error: unknown) => {
+      const body = await unseal(keys, { batchId, object, purpose }, key, bytes, machine);
+      const records = await decodeLines(body, machine).catch((error: unknown) => {
         throw new SnapshotUnreadable(key, String(error), { cause: error });
       });
       if (purpose !== 'auth') cache.set(batchId, object, records, bytes.byteLength);
@@ -200,7 +205,7 @@ export function createSnapshots(options: SnapshotsOptions): Snapshots {
       let n = 0;
       return createResultWriter(async (records, lines) => {
         n = 1 + (await writeNext(batchId, 'results', { hop, attempt, n }, records, () => lines));
-      });
+      }, clock);
     },
     readResults: (batchId) => readAll<ResultRecord>(batchId, 'results'),
     deliveredWriter(batchId, hop, attempt) {

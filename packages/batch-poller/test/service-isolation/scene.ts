@@ -155,7 +155,7 @@ export async function openScene(db: WorkerDb, options: SceneOptions = {}) {
   const freshDeps = (): BatchDeps => ({
     store,
     // A step runs anywhere: nothing decoded is carried over.
-    snapshots: createSnapshots({ objects, keys, metrics, log }),
+    snapshots: createSnapshots({ objects, keys, clock, metrics, log }),
     controlPlane: client,
     runner,
     timers: {

@@ -1,6 +1,6 @@
 /** Snapshots over a store in memory whose stored bytes a test can look at and damage. */
 import { randomBytes } from 'node:crypto';
-import { type KeyProvider, type Log, noMetrics, type ObjectStore } from '@milkrun/core';
+import { type KeyProvider, type Log, noMetrics, type ObjectStore, systemClock } from '@milkrun/core';
 import { createMemoryObjectStore } from '@milkrun/object-store';
 import { createLocalKeys } from '../../src/snapshot/local-keys.ts';
 import { createSnapshots, type Snapshots } from '../../src/snapshot/snapshot.ts';
@@ -36,7 +36,7 @@ export function createHarness(objects: ObjectStore = createMemoryObjectStore()):
     objects,
     keys,
     reported,
-    fresh: (other = keys) => createSnapshots({ objects, keys: other, metrics: noMetrics, log }),
+    fresh: (other = keys) => createSnapshots({ objects, keys: other, clock: systemClock, metrics: noMetrics, log }),
     async stored() {
       const all = new Map<string, Uint8Array>();
       for (const key of await objects.list('')) all.set(key, (await objects.get(key)) as Uint8Array);

@@ -4,7 +4,7 @@ import { once } from 'node:events';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { type Metrics, noLog, noMetrics, ObjectStoreUnavailable } from '@milkrun/core';
+import { type Metrics, noLog, noMetrics, ObjectStoreUnavailable, systemClock } from '@milkrun/core';
 import { createFsObjectStore } from '@milkrun/object-store';
 import { describe, expect, it } from 'vitest';
 import { createDecodedCache } from '../../src/snapshot/cache.ts';
@@ -224,12 +224,12 @@ describe('results of a snapshot', () => {
 /** Appends results without end and says one letter for each object stored. */
 const ENDLESS_POLLS = `
   const { createFsObjectStore } = await import('@milkrun/object-store');
-  const { noLog, noMetrics } = await import('@milkrun/core');
+  const { noLog, noMetrics, systemClock } = await import('@milkrun/core');
   const { createLocalKeys } = await import(${JSON.stringify(new URL('../../src/snapshot/local-keys.ts', import.meta.url).href)});
   const { createSnapshots } = await import(${JSON.stringify(new URL('../../src/snapshot/snapshot.ts', import.meta.url).href)});
   const [, root, key, batchId] = process.argv;
   const metrics = { ...noMetrics, count: (name) => void (name === 'polling.snapshot.puts' && process.stdout.write('.')) };
-  const snapshots = createSnapshots({ objects: createFsObjectStore(root), keys: createLocalKeys(key), metrics, log: noLog });
+  const snapshots = createSnapshots({ objects: createFsObjectStore(root), keys: createLocalKeys(key), clock: systemClock, metrics, log: noLog });
   const writer = snapshots.resultWriter(batchId, 0, 1);
   for (let page = 0; ; page += 1) {
     const record = { triggerId: 't', leaseEpoch: 1, hop: 0, attempt: 1, page, code: 'ok', events: [], newKeys: '',
@@ -316,7 +316,7 @@ describe('a batch of 5,000 with events on every tenth', () => {
         if (name === 'polling.snapshot.bytes') written.bytes += value;
       },
     };
-    const snapshots = createSnapshots({ objects, keys, metrics, log: noLog });
+    const snapshots = createSnapshots({ objects, keys, clock: systemClock, metrics, log: noLog });
     const entries = Array.from({ length: 5_000 }, (_, n) =>
       trigger({ triggerId: randomIdOf(n), connectionId: `connection-${n}`, config: `{"query":"${n}"}` }),
     );

@@ -1,5 +1,6 @@
 /** When a result writer stores, what it holds back, and how a failure comes out. */
-import { describe, expect, it, vi } from 'vitest';
+import { type Clock, systemClock } from '@milkrun/core';
+import { describe, expect, it } from 'vitest';
 import { decodeLines, encodeLines, parseObject } from '../../src/snapshot/codec.ts';
 import type { ResultRecord } from '../../src/snapshot/records.ts';
 import { createResultWriter } from '../../src/snapshot/result-writer.ts';
@@ -38,7 +39,7 @@ const settled = async (): Promise<void> => {
 describe('a result writer', () => {
   it('stores every 1,000 records, one object at a time and in order', async () => {
     const stores = heldStores();
-    const writer = createResultWriter(stores.store);
+    const writer = createResultWriter(stores.store, systemClock);
     for (let page = 0; page < 2_500; page += 1) expect(writer.append(resultRecord({ page }))).toBeUndefined();
     await settled();
     expect([stores.sizes, stores.inFlight()]).toEqual([[1_000], 1]);
@@ -54,29 +55,36 @@ describe('a result writer', () => {
   });
 
   it('stores what waits after 2 s, and nothing when nothing waits', async () => {
-    vi.useFakeTimers();
-    try {
-      const stores = heldStores();
-      const writer = createResultWriter(stores.store);
-      writer.append(resultRecord());
-      await vi.advanceTimersByTimeAsync(1_999);
-      expect(stores.sizes).toEqual([]);
-      writer.append(resultRecord());
-      await vi.advanceTimersByTimeAsync(1);
-      expect(stores.sizes).toEqual([2]);
-      stores.finish();
-      await vi.advanceTimersByTimeAsync(10_000);
-      expect(stores.sizes).toEqual([2]);
-      await writer.close();
-      expect(stores.sizes).toEqual([2]);
-    } finally {
-      vi.useRealTimers();
-    }
+    const stores = heldStores();
+    const asleep: { ms: number; wake: () => void; signal: AbortSignal | undefined }[] = [];
+    const clock: Clock = {
+      ...systemClock,
+      sleep: (ms, signal) => new Promise((wake) => asleep.push({ ms, wake, signal })),
+    };
+    const writer = createResultWriter(stores.store, clock);
+    writer.append(resultRecord());
+    writer.append(resultRecord());
+    await settled();
+    expect([asleep.map(({ ms }) => ms), stores.sizes]).toEqual([[2_000], []]);
+    asleep[0]?.wake();
+    await settled();
+    expect(stores.sizes).toEqual([2]);
+    stores.finish();
+    await settled();
+    writer.append(resultRecord());
+    const closed = writer.close();
+    await settled();
+    stores.finish();
+    await closed;
+    expect([stores.sizes, asleep.map(({ signal }) => signal?.aborted)]).toEqual([
+      [2, 1],
+      [true, true],
+    ]);
   });
 
   it('stores at 8 MiB of text and makes its caller wait above 16', async () => {
     const stores = heldStores();
-    const writer = createResultWriter(stores.store);
+    const writer = createResultWriter(stores.store, systemClock);
     const large = resultRecord({ cursorAfter: 'x'.repeat(3 * 1024 * 1024) });
     const waits = Array.from({ length: 6 }, () => writer.append(large));
     await settled();
@@ -96,7 +104,7 @@ describe('a result writer', () => {
 
   it('throws what storing threw at the next append and at close, and stores nothing after it', async () => {
     const stores = heldStores();
-    const writer = createResultWriter(stores.store);
+    const writer = createResultWriter(stores.store, systemClock);
     for (let page = 0; page < 1_000; page += 1) writer.append(resultRecord({ page }));
     await settled();
     stores.finish(new Error('the store is away'));
