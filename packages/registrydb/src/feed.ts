@@ -34,7 +34,8 @@ interface Cursor {
   readonly seq: number;
 }
 
-export function createFeed({ db, sql: client }: Store): Feed {
+/** Resolves once the database tells of changes: a reader that waits from then on misses none. */
+export async function createFeed({ db, sql: client }: Store): Promise<Feed> {
   let heard = 0;
   const waiting = new Set<() => void>();
   const hear = (): void => {
@@ -42,7 +43,7 @@ export function createFeed({ db, sql: client }: Store): Feed {
     for (const wake of waiting) wake();
   };
   // Behind a pooler that cannot LISTEN, readers look again every second instead.
-  const listening = client.listen(FEED_CHANNEL, hear).catch(() => undefined);
+  const listener = await client.listen(FEED_CHANNEL, hear).catch(() => undefined);
 
   async function read(after: string | null, limit: number): Promise<FeedPage | 'expired'> {
     const [state] = await db.execute<{ feed_id: string; purged: string; head: string }>(sql`
@@ -89,7 +90,6 @@ export function createFeed({ db, sql: client }: Store): Feed {
       });
     },
     async close() {
-      const listener = await listening;
       await listener?.unlisten();
     },
   };

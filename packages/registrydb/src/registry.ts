@@ -66,7 +66,7 @@ export async function openRegistry(options: RegistryOptions): Promise<Registry> 
     await store.sql.end({ timeout: 0 });
     throw error;
   }
-  const feed = createFeed(store);
+  const feed = await createFeed(store);
   return {
     keys: createApiKeys(store, masterKey, clock, rng),
     connections: createConnections({ store, sealer, clock, rng, log }),
