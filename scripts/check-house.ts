@@ -9,6 +9,10 @@ const DETERMINISTIC = /^packages\/(core|batch-poller|dispatch)\/src\//;
 const PORT_FILE = /(^|[/-])(clock|rng|machine)\.ts$/;
 const TIMERS = new Set(['setTimeout', 'setInterval', 'setImmediate']);
 
+const SOURCE_FILE = /^(packages|apps)\/[\w-]+\/src\//;
+/** Starts a child workflow that nobody need wait for: what becomes of it when the parent closes must be said. */
+const CHILD_START = 'startChild';
+
 const TEST_FILE = /(\.test\.ts|(^|\/)vitest\.[\w.]*config\.ts|(^|\/)test\/.*\.ts)$/;
 const TEST_ROOTS = new Set(['it', 'test', 'describe', 'suite', 'bench']);
 
@@ -66,7 +70,8 @@ function memberChain(node: Expression): { root: string; names: string[] } | unde
 function codeProblems({ path, text }: SourceFile): Violation[] {
   const deterministic = DETERMINISTIC.test(path) && !PORT_FILE.test(path);
   const isTest = TEST_FILE.test(path);
-  if (!/\.(ts|tsx)$/.test(path) || !(deterministic || isTest)) return [];
+  const startsChildren = SOURCE_FILE.test(path) && text.includes('@temporalio/workflow') && text.includes(CHILD_START);
+  if (!/\.(ts|tsx)$/.test(path) || !(deterministic || isTest || startsChildren)) return [];
   const violations: Violation[] = [];
   const add = (start: number, message: string): void => {
     violations.push({ path, line: lineAt(text, start), message });
@@ -105,6 +110,12 @@ function codeProblems({ path, text }: SourceFile): Violation[] {
       if (chain === undefined) return;
       if (deterministic && chain.root === 'Date' && chain.names.length === 0) add(node.start, now('Date()'));
       if (deterministic && chain.names.length === 0 && TIMERS.has(chain.root)) add(node.start, wait(`${chain.root}()`));
+      if (startsChildren && (chain.names.at(-1) ?? chain.root) === CHILD_START && !namesClosePolicy(node.arguments)) {
+        add(
+          node.start,
+          `${CHILD_START} without parentClosePolicy: say what becomes of the child when its parent closes`,
+        );
+      }
       const configures = ['defineConfig', 'defineProject'].includes(chain.root) || chain.names.at(-1) === 'setConfig';
       if (!isTest || !(configures || TEST_ROOTS.has(chain.root))) return;
       for (const argument of node.arguments) {
@@ -115,6 +126,20 @@ function codeProblems({ path, text }: SourceFile): Violation[] {
     },
   }).visit(parseSync(path, text).program);
   return violations;
+}
+
+/** Whether one of a call's arguments is an object literal with `parentClosePolicy`. */
+function namesClosePolicy(given: readonly unknown[]): boolean {
+  return (given as readonly Expression[]).some(
+    (argument) =>
+      argument.type === 'ObjectExpression' &&
+      argument.properties.some(
+        (property) =>
+          property.type === 'Property' &&
+          property.key.type === 'Identifier' &&
+          property.key.name === 'parentClosePolicy',
+      ),
+  );
 }
 
 /** Offset of a `retry` option in an object literal; in a configuration also one level down, in `test`. */

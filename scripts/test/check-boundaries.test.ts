@@ -107,7 +107,7 @@ test.each([
     `import { a } from './helper.ts';`,
     'is loaded into workflow packages/dispatch/src/workflow.ts by packages/dispatch/src/workflow.ts',
   ],
-])('a workflow may not load %s', (text, message) => {
+])('H26: a workflow may not load %s', (text, message) => {
   const packages = {
     ...core,
     'packages/dispatch': { dependencies: ['@milkrun/core', '@temporalio/activity'] },

@@ -50,6 +50,18 @@ test.each([
   expect(messages(path, code)).toHaveLength(count);
 });
 
+test('H29: a child workflow is started with a word on what becomes of it when its parent closes', () => {
+  const path = 'packages/activity-core/src/workflow.ts';
+  const imported = `import * as wf from '@temporalio/workflow';\n`;
+  expect(messages(path, `${imported}await startChild(Task, { args: [] });`)).toEqual([
+    expect.stringContaining('parentClosePolicy'),
+  ]);
+  expect(messages(path, `${imported}await wf.startChild(Task);`)).toHaveLength(1);
+  expect(
+    messages(path, `${imported}await startChild(Task, { parentClosePolicy: 'ABANDON' }); await executeChild(Task);`),
+  ).toEqual([]);
+});
+
 test('paths of one machine are refused outside tests, unless a comment says why', () => {
   const path = '/' + 'root/.cache';
   expect(messages('docs/a.md', `see ${path}`)).toEqual([expect.stringContaining('1 machine path')]);

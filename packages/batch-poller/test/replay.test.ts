@@ -13,11 +13,11 @@ test('every end a run can come to is among the recorded histories', () => {
   expect(names.sort()).toEqual(['cancelled.json', 'committed.json', 'failed-step.json', 'forced.json', 'hop.json']);
 });
 
-test.each(names)('%s is replayed by the workflow of today', async (name) => {
+test.each(names)('H25: %s is replayed by the workflow of today', async (name) => {
   await Worker.runReplayHistory({ workflowBundle: await bundleOf() }, read(name));
 });
 
-test('a workflow that takes its steps in another order is refused', async () => {
+test('H25: a workflow that takes its steps in another order is refused', async () => {
   const workflowBundle = await bundleOf('./fixtures/incompatible-workflows.ts');
   await expect(Worker.runReplayHistory({ workflowBundle }, read('committed.json'))).rejects.toThrow(
     DeterminismViolationError,

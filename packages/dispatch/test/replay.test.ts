@@ -27,7 +27,7 @@ test.each(names)('%s is replayed by the workflow of today', async (name) => {
   await Worker.runReplayHistory({ workflowBundle: today }, read(name));
 });
 
-test('a workflow that sleeps before it ticks is refused', async () => {
+test('H25: a workflow that sleeps before it ticks is refused', async () => {
   const workflowBundle = await bundle('./fixtures/incompatible-workflows.ts');
   await expect(Worker.runReplayHistory({ workflowBundle }, read('armed.json'))).rejects.toThrow(
     DeterminismViolationError,

@@ -504,6 +504,24 @@ const entries = {
     tags: {},
     about: 'Temporal workers restarted by their supervisor. Five within a minute end the process.',
   },
+  'worker_host.connect_failures': {
+    type: 'counter',
+    unit: 'failures',
+    tags: {},
+    about: 'Attempts to connect to Temporal that failed; each is tried again with back-off.',
+  },
+  'worker_host.connections_lost': {
+    type: 'counter',
+    unit: 'connections',
+    tags: {},
+    about: 'Connections to Temporal replaced after they were refused, with all workers on them.',
+  },
+  'worker_host.steps': {
+    type: 'counter',
+    unit: 'steps',
+    tags: { outcome: ['completed', 'cancelled', 'benign', 'failed'] },
+    about: 'Attempts of steps by their end. Benign is a hand-over by a draining worker; a failed attempt is retried.',
+  },
   'worker_host.running': {
     type: 'gauge',
     unit: 'queues',

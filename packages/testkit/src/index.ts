@@ -1,3 +1,9 @@
 export { createDatabase } from './create-database.ts';
 export { type Postgres, type PostgresOptions, startPostgres } from './postgres.ts';
 export { startTemporal, type Temporal, type TemporalOptions } from './temporal.ts';
+export {
+  type FrontendMethod,
+  type FrontendVerdict,
+  startTemporalFrontend,
+  type TemporalFrontend,
+} from './temporal-frontend.ts';

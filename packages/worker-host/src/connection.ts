@@ -5,7 +5,7 @@
  * unanswered probe changes nothing but readiness; only a *refused* one (credentials turned down, connection closed)
  * means that the connection is lost and a new one has to be made.
  */
-import type { Clock, Log } from '@milkrun/core';
+import type { Clock, Log, Metrics } from '@milkrun/core';
 import { NativeConnection, type NativeConnectionOptions } from '@temporalio/worker';
 import { type Backoff, backoffMs } from './restarts.ts';
 
@@ -73,9 +73,10 @@ export function createConnectionKeeper(deps: {
   readonly connect: ConnectionFactory;
   readonly clock: Clock;
   readonly log: Log;
+  readonly metrics: Metrics;
   readonly backoff: Backoff;
 }): ConnectionKeeper {
-  const { clock, log } = deps;
+  const { clock, log, metrics } = deps;
   const closing = new AbortController();
   let link: HostConnection | undefined;
   let connecting: Promise<HostConnection> | undefined;
@@ -95,6 +96,7 @@ export function createConnectionKeeper(deps: {
         closing.signal.throwIfAborted();
         failures += 1;
         const waitMs = backoffMs(deps.backoff, failures);
+        metrics.count('worker_host.connect_failures');
         log.warn({ failures, waitMs, error: messageOf(error) }, 'worker.connect_failed');
         await clock.sleep(waitMs, closing.signal);
       }

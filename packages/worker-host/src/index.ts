@@ -9,5 +9,6 @@ export {
 export type { QueueOptions } from './options.ts';
 export type { Backoff, RestartBudget } from './restarts.ts';
 export { installTemporalRuntime, type TemporalRuntimeOptions } from './runtime.ts';
-export type { HostedWorker, QueueState, QueueStatus } from './supervised-queue.ts';
+export { classifyFailure, type RetryClass, type RetryClassifier } from './steps.ts';
+export type { HostedWorker, QueueParts, QueueState, QueueStatus } from './supervised-queue.ts';
 export { createWorkerHost, type WorkerHost, WorkerHostFatal, type WorkerHostOptions } from './worker-host.ts';

@@ -1,6 +1,6 @@
 /** What a queue may be started with: a closed list, so that a misspelt option is an error and not a silent default. */
 import { nearest } from '@milkrun/core';
-import type { WorkerOptions } from '@temporalio/worker';
+import type { ActivityInterceptorsFactory, WorkerOptions } from '@temporalio/worker';
 
 /** Options of the SDK's worker that reach it unchanged; the host owns connection, queue, namespace and shutdown times. */
 const OPTION_NAMES = [
@@ -49,11 +49,15 @@ export function assertQueueOptions(queue: string, options: object): asserts opti
   }
 }
 
-/** Fills the defaults: 100 outstanding of each kind, 100 cached workflows, never fewer than run at once. */
-export function withDefaults(options: QueueOptions): QueueOptions {
+/**
+ * Fills the defaults (100 outstanding of each kind, 100 cached workflows, never fewer than run at once) and puts the host's
+ * interceptor outside those given.
+ */
+export function withDefaults(options: QueueOptions, watch: ActivityInterceptorsFactory): QueueOptions {
   const workflowTasks = options.maxConcurrentWorkflowTaskExecutions ?? OUTSTANDING;
   return {
     ...options,
+    interceptors: { ...options.interceptors, activity: [watch, ...(options.interceptors?.activity ?? [])] },
     maxConcurrentActivityTaskExecutions: options.maxConcurrentActivityTaskExecutions ?? OUTSTANDING,
     maxConcurrentWorkflowTaskExecutions: workflowTasks,
     maxCachedWorkflows: Math.max(options.maxCachedWorkflows ?? OUTSTANDING, workflowTasks),

@@ -16,6 +16,7 @@ export interface HostedWorker {
   run(): Promise<void>;
   shutdown(): void;
   getState(): WorkerStatus['runState'];
+  getStatus(): WorkerStatus;
 }
 
 /**
@@ -26,11 +27,22 @@ export interface HostedWorker {
  */
 export type QueueState = 'starting' | 'running' | 'restarting' | 'stopping' | 'stopped' | 'ended' | 'failed';
 
+/** One worker's parts, for tests and for people who ask what it does. */
+export interface QueueParts {
+  readonly workflowPoller: WorkerStatus['workflowPollerState'];
+  readonly activityPoller: WorkerStatus['activityPollerState'];
+  readonly workflowTasksInFlight: number;
+  readonly activitiesInFlight: number;
+  readonly workflowsCached: number;
+}
+
 export interface QueueStatus {
   readonly queue: string;
   readonly state: QueueState;
   /** State of the SDK's worker object, null when there is none. */
   readonly worker: WorkerStatus['runState'] | null;
+  /** What the worker's parts do at the moment, null when there is no worker. */
+  readonly parts: QueueParts | null;
   /** Milliseconds since the epoch at which `state` began. */
   readonly sinceMs: number;
   readonly restarts: number;
@@ -95,6 +107,7 @@ export class SupervisedQueue {
       queue: this.queue,
       state: this.#state,
       worker: this.#worker?.getState() ?? null,
+      parts: this.#worker === undefined ? null : partsOf(this.#worker.getStatus()),
       sinceMs: this.#sinceMs,
       restarts: this.#restarts,
       lastError: this.#lastError,
@@ -240,6 +253,16 @@ export class SupervisedQueue {
     this.#state = state;
     this.#sinceMs = this.#deps.clock.now();
   }
+}
+
+function partsOf(status: WorkerStatus): QueueParts {
+  return {
+    workflowPoller: status.workflowPollerState,
+    activityPoller: status.activityPollerState,
+    workflowTasksInFlight: status.numInFlightWorkflowActivations,
+    activitiesInFlight: status.numInFlightActivities,
+    workflowsCached: status.numCachedWorkflows,
+  };
 }
 
 function isFinal(state: QueueState): boolean {

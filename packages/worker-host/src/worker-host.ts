@@ -16,6 +16,7 @@ import {
 } from './connection.ts';
 import { assertQueueOptions, type QueueOptions, withDefaults } from './options.ts';
 import { BACKOFF, type Backoff, RESTART_BUDGET, type RestartBudget } from './restarts.ts';
+import { classifyFailure, type RetryClassifier, watchSteps } from './steps.ts';
 import { type HostedWorker, type QueueStatus, SupervisedQueue } from './supervised-queue.ts';
 
 export interface WorkerHostOptions {
@@ -39,6 +40,8 @@ export interface WorkerHostOptions {
   readonly watchMs?: number;
   /** Milliseconds between probes of the connection; default 5,000. */
   readonly probeMs?: number;
+  /** Which failures of steps may be retried; default `classifyFailure`. */
+  readonly classify?: RetryClassifier;
   /** How a worker is made; the SDK's `Worker.create` by default. */
   readonly createWorker?: (options: WorkerOptions) => Promise<HostedWorker>;
 }
@@ -53,7 +56,10 @@ export class WorkerHostFatal extends Error {
 }
 
 export interface WorkerHost {
-  /** Registers the queue at once and resolves when its worker runs. Throws on unknown options and on a queue served already. */
+  /**
+   * Registers the queue at once and resolves when its worker runs. Throws on unknown options, on a queue served already, and
+   * when no worker could be made within the budget: the queue is free again then.
+   */
   start(queue: string, options: QueueOptions): Promise<void>;
   /** Ends one queue's worker gracefully and frees the queue; unknown queues are no error. */
   stop(queue: string): Promise<void>;
@@ -76,7 +82,7 @@ export function createWorkerHost(options: WorkerHostOptions): WorkerHost {
   const { clock, log, metrics } = options;
   const backoff = options.backoff ?? BACKOFF;
   const probeMs = options.probeMs ?? PROBE_MS;
-  const links = createConnectionKeeper({ connect: options.connect, clock, log, backoff });
+  const links = createConnectionKeeper({ connect: options.connect, clock, log, metrics, backoff });
   const queues = new Map<string, SupervisedQueue>();
   const closing = new AbortController();
   let fatal: WorkerHostFatal | undefined;
@@ -87,6 +93,7 @@ export function createWorkerHost(options: WorkerHostOptions): WorkerHost {
   let endsOnLink = 0;
 
   const createWorker = options.createWorker ?? ((workerOptions: WorkerOptions) => Worker.create(workerOptions));
+  const watch = watchSteps(metrics, options.classify ?? classifyFailure);
 
   async function probe(link: HostConnection): Promise<'answered' | 'refused' | 'unanswered'> {
     try {
@@ -101,6 +108,7 @@ export function createWorkerHost(options: WorkerHostOptions): WorkerHost {
   async function rebuild(link: HostConnection): Promise<void> {
     if (closing.signal.aborted || !links.lose(link)) return;
     endsOnLink = 0;
+    metrics.count('worker_host.connections_lost');
     log.warn({ queues: queues.size }, 'worker.connection_lost');
     await links.current(closing.signal);
     for (const queue of [...queues.values()]) await queue.recycle(link);
@@ -147,7 +155,7 @@ export function createWorkerHost(options: WorkerHostOptions): WorkerHost {
       assertQueueOptions(queue, queueOptions);
       if (closing.signal.aborted) throw new Error(`the worker host is stopping, ${queue} can not be started`);
       if (queues.has(queue)) throw new Error(`a worker for ${queue} is already ${queues.get(queue)?.status().state}`);
-      const supervised = new SupervisedQueue(queue, withDefaults(queueOptions), {
+      const supervised = new SupervisedQueue(queue, withDefaults(queueOptions, watch), {
         clock,
         log,
         metrics,
@@ -168,7 +176,14 @@ export function createWorkerHost(options: WorkerHostOptions): WorkerHost {
         },
       });
       queues.set(queue, supervised);
-      await supervised.running;
+      try {
+        await supervised.running;
+      } catch (error) {
+        // A start that failed leaves nothing behind: the queue may be started again.
+        await supervised.stop();
+        if (queues.get(queue) === supervised) queues.delete(queue);
+        throw error;
+      }
       const link = links.peek();
       if (link !== undefined && lastAnswerAt === undefined) await probe(link);
     },

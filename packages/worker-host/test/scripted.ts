@@ -42,6 +42,22 @@ export class ScriptedWorker implements HostedWorker {
   getState(): WorkerStatus['runState'] {
     return this.state;
   }
+
+  getStatus(): WorkerStatus {
+    return {
+      runState: this.state,
+      workflowPollerState: 'SHUTDOWN',
+      activityPollerState: this.state === 'RUNNING' ? 'POLLING' : 'SHUTDOWN',
+      hasOutstandingWorkflowPoll: false,
+      hasOutstandingActivityPoll: this.state === 'RUNNING',
+      numInFlightWorkflowActivations: 0,
+      numInFlightActivities: 0,
+      numInFlightNonLocalActivities: 0,
+      numInFlightLocalActivities: 0,
+      numCachedWorkflows: 0,
+      numHeartbeatingActivities: 0,
+    };
+  }
 }
 
 export class ScriptedConnection implements HostConnection {

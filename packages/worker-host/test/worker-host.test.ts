@@ -85,7 +85,7 @@ it('keeps a bundle under the hash of its sources and makes a new one when any of
   expect(readFileSync(second.codePath, 'utf8')).toContain('two');
 });
 
-it('is started before the server is there, and goes on when the server dies and comes back', async () => {
+it('H15, H16: is started before the server is there, and goes on when the server dies and comes back', async () => {
   const dbFilename = join(home, 'temporal.db');
   const scout = await startTemporal({ own: true, dbFilename });
   const port = Number(scout.address.split(':')[1]);
@@ -109,7 +109,7 @@ it('is started before the server is there, and goes on when the server dies and 
   await second.stop();
 }, 60_000);
 
-it('gives up loudly when the namespace does not exist', async () => {
+it('H19: gives up loudly when the namespace does not exist', async () => {
   const fatals: WorkerHostFatal[] = [];
   const host = hostAt(inject('temporalAddress'), (error) => fatals.push(error), 'no-such-namespace');
   await expect(host.start('host-nowhere', { activities })).rejects.toThrow(/no-such-namespace|[Nn]amespace/);
