@@ -1,0 +1,52 @@
+export { JSON_SCHEMAS, parseDefinition } from './check-definition.ts';
+export {
+  type CelRoots,
+  type Condition,
+  ConditionFailed,
+  ConditionRefused,
+  celRoots,
+  compileCondition,
+  compileKey,
+  type Expression,
+} from './condition.ts';
+export { type CronExpression, CronRefused, parseCron } from './cron-expression.ts';
+export {
+  type ActivityDefinition,
+  type AtEntry,
+  atEntryOf,
+  type ContextSource,
+  type CronEntry,
+  cronEntryOf,
+  type DefinitionInput,
+  type EventEntry,
+  eventEntriesOf,
+  type TaskTemplate,
+} from './definition.ts';
+export { durationMs } from './duration.ts';
+export { type ActivityEvent, EVENT_LIMITS, eventOf, hopsOf, recordOf } from './event.ts';
+export {
+  activityIdOfSchedule,
+  eventKeyOf,
+  runWorkflowIdOf,
+  scheduledWorkflowIdOf,
+  scheduleIdOf,
+  taskIdOf,
+} from './ids.ts';
+export { compileMatcher, type Matcher, type MatchResult } from './match.ts';
+export { decideTick, type MisfirePolicy, type TickDecision, type TickInput, type TickWindow } from './misfire.ts';
+export { type Plan, PlanFailed, type PlannedTask, type PlanRoots, planTasks, TASKS_MAX } from './plan.ts';
+export { type Problem, Refused } from './problem.ts';
+export { hasPlaceholder, lineText, render, TEMPLATE_LIMITS, TemplateFailed } from './template.ts';
+export {
+  dueTicks,
+  localText,
+  type Naming,
+  namingOf,
+  nextTicks,
+  type Tick,
+  type TickRule,
+  tickKeyOf,
+  ticksAfter,
+} from './ticks.ts';
+export { misfirePolicyOf, tickRuleOf } from './time-trigger.ts';
+export { type Zone, zoneOf, zoneProblem } from './zone.ts';
