@@ -17,7 +17,7 @@ import {
   type sendUnaryData,
   status,
 } from '@grpc/grpc-js';
-import { temporal } from '@temporalio/proto';
+import proto from '@temporalio/proto';
 
 /** Of WorkflowService, as the SDK calls them. */
 export type FrontendMethod =
@@ -56,8 +56,9 @@ export interface TemporalFrontend {
   stop(): Promise<void>;
 }
 
-/** At run time the class is protobufjs's description of the service. */
-const { methods } = temporal.api.workflowservice.v1.WorkflowService as unknown as { methods: Record<string, unknown> };
+/** At run time the class is protobufjs's description of the service; Node finds no names in that package but the default. */
+const { WorkflowService } = proto.temporal.api.workflowservice.v1;
+const { methods } = WorkflowService as unknown as { methods: Record<string, unknown> };
 const SERVICE = 'temporal.api.workflowservice.v1.WorkflowService';
 const HEALTH = '/grpc.health.v1.Health/Check';
 /** An answer without a task is a few bytes or none. */
