@@ -79,6 +79,12 @@ export const rewindBody = z
     error: 'exactly one of cursor and since is needed',
   });
 
+export const explainQuery = z.strictObject({
+  since: z.iso.datetime({ offset: true }).optional().describe('RFC 3339; a day before `until` when absent.'),
+  until: z.iso.datetime({ offset: true }).optional().describe('RFC 3339; now when absent.'),
+  limit: z.coerce.number().int().min(1).max(500).optional(),
+});
+
 export const listTriggersQuery = z.strictObject({
   ...pagingShape,
   toolkit: idSchema.optional(),

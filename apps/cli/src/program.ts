@@ -2,7 +2,14 @@
 import { ConfigError } from '@milkrun/config';
 import { Command, CommanderError } from 'commander';
 import { connectionsCommand } from './commands/connections.ts';
-import { batchesCommand, doctorCommand, shardsCommand } from './commands/engine.ts';
+import {
+  batchesCommand,
+  deadLettersCommand,
+  doctorCommand,
+  haltsCommand,
+  holdsCommand,
+  shardsCommand,
+} from './commands/engine.ts';
 import { eventsCommand } from './commands/events.ts';
 import { configCommand, devCommand, devServersCommand, partCommand } from './commands/processes.ts';
 import { triggersCommand } from './commands/triggers.ts';
@@ -31,6 +38,9 @@ export function createProgram(io: Io): Command {
   program.addCommand(eventsCommand(io));
   program.addCommand(shardsCommand(io));
   program.addCommand(batchesCommand(io));
+  program.addCommand(holdsCommand(io));
+  program.addCommand(haltsCommand(io));
+  program.addCommand(deadLettersCommand(io));
   program.addCommand(doctorCommand(io));
   program.addCommand(configCommand(io));
   program.addCommand(devServersCommand(io), { hidden: true });

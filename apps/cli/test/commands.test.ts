@@ -36,6 +36,10 @@ test.each([
   [['triggers', 'create', '--toolkit', 'x', '--slug', 'y', '--connection', 'c'], '--interval is needed'],
   [['triggers', 'poll-now'], 'trigger ids, or --all'],
   [['triggers', 'poll-now', ID, '--all'], 'trigger ids, or --all'],
+  [['triggers', 'poll-now', ID, '--toolkit', 'x'], 'go with --all'],
+  [['holds', 'set', '--for', '5m'], 'name one of'],
+  [['holds', 'set', '--all', '--for', 'long'], 'a duration such as'],
+  [['shards', 'set', '65'], 'integer from 1 to 64'],
   [['dev', '--fleet', '-1'], 'integer'],
 ])('%j is refused as usage', async (args, message) => {
   const { code, err } = await run(args);
@@ -88,7 +92,14 @@ const CALLS: [string[], Partial<Asked>][] = [
     ['triggers', 'rewind', ID, '--cursor', '-'],
     { method: 'POST', path: `/triggers/${ID}/rewind`, body: { cursor: { page: 3 } } },
   ],
-  [['triggers', 'explain', ID], { method: 'GET', path: `/triggers/${ID}/explain` }],
+  [
+    ['triggers', 'explain', ID, '--since', '2026-11-01', '--until', '2026-11-02T08:00:00+01:00'],
+    {
+      method: 'GET',
+      path: `/triggers/${ID}/explain`,
+      query: { since: '2026-11-01T00:00:00.000Z', until: '2026-11-02T07:00:00.000Z', limit: '100' },
+    },
+  ],
   [
     [
       'triggers',
@@ -134,6 +145,65 @@ test.each(CALLS)('%j', async (args, wanted) => {
   const key = { MILKRUN_URL: api.url, MILKRUN_KEY: 'the-key' };
   expect((await run(args, key, '{"page":3}')).code).toBe(0);
   expect(api.asked).toEqual([expect.objectContaining({ ...wanted, key: 'Bearer the-key' })]);
+});
+
+const VERBS: [string[], Partial<Asked>][] = [
+  [['shards', 'set', '4'], { method: 'POST', path: '/shards', body: { count: 4 } }],
+  [['batches', 'end', 'batch-poller:0:x'], { method: 'POST', path: '/batches/batch-poller%3A0%3Ax/end', body: {} }],
+  [['doctor', '--repair'], { method: 'POST', path: '/doctor', body: {} }],
+  [['holds', 'list'], { method: 'GET', path: '/holds' }],
+  [
+    ['holds', 'set', '--toolkit', 'npm', '--for', '30m'],
+    { method: 'POST', path: '/holds', body: { toolkit: 'npm', seconds: 1800 } },
+  ],
+  [
+    ['holds', 'set', '--tenant', 'acme', '--for', '1s', '--per-minute', '60'],
+    { method: 'POST', path: '/holds', body: { tenantId: 'acme', seconds: 1, perMinute: 60 } },
+  ],
+  [['holds', 'clear', '--all'], { method: 'POST', path: '/holds/clear', body: { all: true } }],
+  [
+    ['halts', 'clear', 'receiver_gone', '--tenant', 'acme'],
+    { method: 'POST', path: '/halts/clear', body: { code: 'receiver_gone', tenantId: 'acme' } },
+  ],
+  [['halts', 'list'], { method: 'GET', path: '/fleet' }],
+  [['dead-letters', 'list'], { method: 'GET', path: '/dead-letters' }],
+  [['dead-letters', 'get', '7'], { method: 'GET', path: '/dead-letters/7' }],
+  [
+    ['triggers', 'poll-now', '--all', '--toolkit', 'npm'],
+    { method: 'POST', path: '/poll-all', body: { toolkit: 'npm' } },
+  ],
+];
+
+test.each(VERBS)('%j asks the engine', async (args, wanted) => {
+  const engine = await stubServer(() => ({ body: { items: [], halted: {}, violations: [], raw: '' } }));
+  expect((await run(args, { ENGINE_URL: engine.url, ENGINE_KEY: 'the-key-the-key-the-key' })).code).toBe(0);
+  expect(engine.asked).toEqual([expect.objectContaining({ ...wanted, key: 'Bearer the-key-the-key-the-key' })]);
+});
+
+test('explain shows empty polls summed up, and what a poll had waited for', async () => {
+  const timeline = [
+    {
+      what: 'polled',
+      at: 'T3',
+      code: 'ok',
+      found: 3,
+      deduplicated: 1,
+      delivered: 2,
+      claimedBy: 'b1',
+      claimedAt: 'T2',
+      skipped: [{ reason: 'maintenance', since: 'T0', until: 'T1' }],
+    },
+    { what: 'quiet', from: 'T-9', to: 'T0', polls: 12 },
+  ];
+  const api = await stubServer(() => ({ body: { now: 'It is polled next at T4.', timeline } }));
+  const { out } = await run(['triggers', 'explain', ID], { MILKRUN_URL: api.url });
+  for (const text of [
+    'It is polled next at T4.',
+    'found 3, deduplicated 1, delivered 2',
+    'skipped: maintenance from T0 to T1',
+    '12 empty polls from T-9 to T0',
+  ])
+    expect(out).toContain(text);
 });
 
 test('a verb for many ids goes on after a failure, and fails at the end', async () => {

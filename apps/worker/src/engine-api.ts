@@ -4,9 +4,19 @@
  */
 import { createHash, timingSafeEqual } from 'node:crypto';
 import { parsePush } from '@milkrun/control-plane';
-import { type FeedChange, type FeedPageResult, isUuid, type Log, nearest, OTHER_CODES, VERDICTS } from '@milkrun/core';
-import type { WorkerDb } from '@milkrun/workerdb';
+import {
+  type FeedChange,
+  type FeedPageResult,
+  isUuid,
+  type LivenessReport,
+  type Log,
+  nearest,
+  OTHER_CODES,
+  VERDICTS,
+} from '@milkrun/core';
+import type { HoldTarget, Scope, WorkerDb } from '@milkrun/workerdb';
 import fastify, { type FastifyInstance } from 'fastify';
+import { z } from 'zod';
 import type { Figures } from './figures.ts';
 
 export interface EngineApiDeps {
@@ -16,6 +26,9 @@ export interface EngineApiDeps {
   readonly pushChanges: (changes: readonly FeedChange[]) => Promise<FeedPageResult>;
   /** Signals every timer shard: something was made due. */
   readonly armAll: () => Promise<void>;
+  readonly inspect: () => Promise<LivenessReport>;
+  /** A check that repairs; each violation says what was done. */
+  readonly repair: () => Promise<LivenessReport>;
   readonly testTrigger: (triggerId: string) => Promise<object | undefined>;
   readonly log: Log;
   readonly ready: () => boolean;
@@ -25,6 +38,51 @@ export interface EngineApiDeps {
 const PUBLIC = new Set(['/healthz', '/readyz']);
 const LIST_MAX = 500;
 const LOOPBACK = /^(127\.\d+\.\d+\.\d+|localhost|\[::1\])(:\d+)?$/;
+
+/** Whoever holds ENGINE_KEY; the control plane keeps who asked it. */
+const ACTOR = 'engine-api';
+const name = z.string().min(1).max(512);
+const time = z.iso.datetime({ offset: true });
+const scopeBody = z.strictObject({ toolkit: name.optional(), tenantId: name.optional() });
+const haltsBody = z.strictObject({ ...scopeBody.shape, code: z.unknown() });
+const targetBody = z.strictObject({ ...scopeBody.shape, all: z.literal(true).optional() });
+const holdBody = z.strictObject({
+  ...targetBody.shape,
+  seconds: z.number().int().min(1).max(31_536_000),
+  perMinute: z.number().int().min(1).max(1_000_000).optional(),
+});
+const shardsBody = z.strictObject({ count: z.number().int().min(1).max(64) });
+const rangeQuery = z.strictObject({
+  since: time.optional(),
+  until: time.optional(),
+  limit: z.coerce.number().int().min(1).max(LIST_MAX).optional(),
+});
+
+const refused = (statusCode: number, message: string): Error => Object.assign(new Error(message), { statusCode });
+
+/** Refuses with 400 and a sentence for each field that is wrong. */
+function parsed<T>(schema: z.ZodType<T>, value: unknown): T {
+  const result = schema.safeParse(value ?? {});
+  if (result.success) return result.data;
+  const sentences = result.error.issues.map(({ path, message }) => `${path.join('.') || 'body'}: ${message}`);
+  throw refused(400, sentences.join('; '));
+}
+
+function scopeOf({ toolkit, tenantId }: { toolkit?: string | undefined; tenantId?: string | undefined }): Scope {
+  return { ...(toolkit === undefined ? {} : { toolkit }), ...(tenantId === undefined ? {} : { tenantId }) };
+}
+
+function targetOf(target: z.infer<typeof targetBody>): HoldTarget {
+  const { toolkit, tenantId, all } = target;
+  const given: HoldTarget[] = [
+    ...(toolkit === undefined ? [] : [{ toolkit }]),
+    ...(tenantId === undefined ? [] : [{ tenantId }]),
+    ...(all === undefined ? [] : [{ all }]),
+  ];
+  const [one] = given;
+  if (one === undefined || given.length > 1) throw refused(400, 'name one of toolkit, tenantId and all');
+  return one;
+}
 
 const digest = (text: string): Buffer => createHash('sha256').update(text).digest();
 
@@ -75,11 +133,11 @@ export function createEngineApi(deps: EngineApiDeps): FastifyInstance {
   const triggerIdOf = (params: unknown): string => {
     const { id } = params as { id: string };
     if (isUuid(id.toLowerCase())) return id.toLowerCase();
-    throw Object.assign(new Error(`"${id.slice(0, 64)}" is no trigger id: a UUID is`), { statusCode: 400 });
+    throw refused(400, `"${id.slice(0, 64)}" is no trigger id: a UUID is`);
   };
   const found = <T>(value: T | undefined, triggerId: string): T => {
     if (value !== undefined) return value;
-    throw Object.assign(new Error(`the engine has no trigger ${triggerId}`), { statusCode: 404 });
+    throw refused(404, `the engine has no trigger ${triggerId}`);
   };
 
   app.get('/healthz', async (_request, reply) =>
@@ -100,9 +158,30 @@ export function createEngineApi(deps: EngineApiDeps): FastifyInstance {
     return { items: await db.batches(Math.min(LIST_MAX, Number(limit) || LIST_MAX), ended === 'true') };
   });
   app.get('/dead-letters', async () => ({ items: await db.deadLetters(LIST_MAX) }));
-  app.get('/doctor', async () => {
-    const report = await db.liveness();
-    return { ...report, violations: report.violations.map((one) => ({ ...one, repaired: false })) };
+  app.get('/dead-letters/:id', async (request) => {
+    const { id } = request.params as { id: string };
+    const letter = /^\d{1,18}$/.test(id) ? await db.deadLetter(id) : undefined;
+    if (letter === undefined) throw refused(404, `there is no dead letter "${id.slice(0, 64)}"`);
+    return letter;
+  });
+  app.get('/doctor', async () => deps.inspect());
+  app.post('/doctor', async () => deps.repair());
+  app.get('/holds', async () => ({ items: await db.holds() }));
+  app.post('/holds', async (request) => {
+    const { seconds, perMinute, ...rest } = parsed(holdBody, request.body);
+    await db.setHold(ACTOR, targetOf(rest), { seconds, ...(perMinute === undefined ? {} : { perMinute }) });
+    return { held: true };
+  });
+  app.post('/holds/clear', async (request) => {
+    const cleared = await db.clearHold(ACTOR, targetOf(parsed(targetBody, request.body)));
+    await deps.armAll();
+    return { cleared };
+  });
+  app.post('/shards', async (request) => {
+    const { count } = parsed(shardsBody, request.body);
+    const before = await db.setTimerShards(ACTOR, count);
+    await deps.armAll();
+    return { before, count };
   });
   app.get('/triggers/:id', async (request) => {
     const id = triggerIdOf(request.params);
@@ -110,9 +189,15 @@ export function createEngineApi(deps: EngineApiDeps): FastifyInstance {
   });
   app.get('/triggers/:id/explain', async (request) => {
     const id = triggerIdOf(request.params);
-    const trigger = found(await db.trigger(id), id);
-    const timeline = await db.timeline(id, LIST_MAX);
-    return { trigger, now: sentenceOf(trigger), timeline };
+    const { since, until, limit } = parsed(rangeQuery, request.query);
+    return found(
+      await db.explain(id, {
+        limit: limit ?? LIST_MAX,
+        ...(since === undefined ? {} : { since }),
+        ...(until === undefined ? {} : { until }),
+      }),
+      id,
+    );
   });
   app.post('/triggers/:id/test', async (request) => {
     const id = triggerIdOf(request.params);
@@ -120,7 +205,7 @@ export function createEngineApi(deps: EngineApiDeps): FastifyInstance {
   });
   app.post('/triggers/:id/poll-now', async (request) => {
     const id = triggerIdOf(request.params);
-    const due = await db.pollNow('engine-api', id);
+    const due = await db.pollNow(ACTOR, id);
     if (due) await deps.armAll();
     return { due };
   });
@@ -129,51 +214,31 @@ export function createEngineApi(deps: EngineApiDeps): FastifyInstance {
     const result = await deps.pushChanges(changes);
     return reply.code(refused.length > 0 ? 207 : 200).send({ ...result, refused });
   });
-  app.post('/poll-all', async () => {
-    const { now } = await db.fleet();
-    const triggers = await db.pollAllNow('engine-api');
+  app.post('/poll-all', async (request) => {
+    const made = await db.pollAllNow(ACTOR, scopeOf(parsed(scopeBody, request.body ?? {})));
     await deps.armAll();
-    return { since: now, triggers };
+    return made;
   });
   app.post('/halts/clear', async (request) => {
-    const { code } = (request.body ?? {}) as { code?: unknown };
+    const { code, ...scope } = parsed(haltsBody, request.body ?? {});
     const codes = [...Object.keys(VERDICTS), ...Object.keys(OTHER_CODES)];
     if (typeof code !== 'string' || !codes.includes(code)) {
       const meant = typeof code === 'string' ? nearest(code, codes) : undefined;
-      throw Object.assign(
-        new Error(`code must be a halt's code${meant === undefined ? '' : `; did you mean ${meant}?`}`),
-        { statusCode: 400 },
-      );
+      throw refused(400, `code must be a halt's code${meant === undefined ? '' : `; did you mean ${meant}?`}`);
     }
-    const cleared = await db.clearHalts('engine-api', code as keyof typeof VERDICTS);
+    const cleared = await db.clearHalts(ACTOR, code as keyof typeof VERDICTS, scopeOf(scope));
     await deps.armAll();
     return { cleared };
   });
   app.post('/feed/confirm-deletes', async () => {
-    const deleted = await db.confirmMassDelete('engine-api');
-    if (deleted === undefined)
-      throw Object.assign(new Error('no refused mass delete waits to be confirmed'), { statusCode: 409 });
+    const deleted = await db.confirmMassDelete(ACTOR);
+    if (deleted === undefined) throw refused(409, 'no refused mass delete waits to be confirmed');
     return { deleted };
   });
   app.post('/batches/:id/end', async (request) => {
-    const ended = await db.end((request.params as { id: string }).id);
+    const ended = await db.endBatch(ACTOR, (request.params as { id: string }).id.slice(0, 128));
     await deps.armAll();
     return { ended };
   });
   return app;
-}
-
-/** Why it is or is not polled now, in one sentence. */
-function sentenceOf(trigger: NonNullable<Awaited<ReturnType<WorkerDb['trigger']>>>): string {
-  if (!trigger.enabled) return 'It is disabled.';
-  if (trigger.haltedCode !== null) {
-    const next =
-      trigger.nextPollAt === null ? 'it waits for someone to lift the halt' : `it is probed at ${trigger.nextPollAt}`;
-    return `It is halted with ${trigger.haltedCode} since ${trigger.haltedAt}; ${next}.`;
-  }
-  if (trigger.batch !== null)
-    return `It is leased by batch ${trigger.batch.batchId}, hop ${trigger.batch.hop}, step ${trigger.batch.step}.`;
-  if (trigger.dueSeconds !== null && trigger.dueSeconds >= 0)
-    return `It is due since ${Math.round(trigger.dueSeconds)} s and waits for a batch.`;
-  return `It is polled next at ${trigger.nextPollAt}.`;
 }

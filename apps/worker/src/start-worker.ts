@@ -20,6 +20,7 @@ import type { Config } from '@milkrun/config';
 import { createControlPlane } from '@milkrun/control-plane';
 import { type ControlPlane, systemClock as clock, type Log, QUEUES, systemRng as rng, uuidv7 } from '@milkrun/core';
 import {
+  checkLiveness,
   createDispatchGate,
   createFeedReader,
   createLifecycleSender,
@@ -30,6 +31,8 @@ import {
   createTimerManager,
   createWorkerHeartbeat,
   ensureShards,
+  inspectLiveness,
+  type LivenessDeps,
   type Loop,
 } from '@milkrun/dispatch';
 import { createObjectStore } from '@milkrun/object-store';
@@ -87,6 +90,8 @@ export async function startWorker({ config, log, metrics, migrate }: WorkerInput
     url: required(config.workerdbUrl, 'WORKERDB_URL').reveal(),
     migrate,
     tickSeconds: config.dispatchTickMs / 1000,
+    livenessSeconds: config.livenessEveryMs / 1000,
+    silenceFactor: config.silenceFactor,
   });
   const store = createObjectStore(config.objectStore);
   const objects = guardStore(store, clock, metrics);
@@ -154,8 +159,22 @@ export async function startWorker({ config, log, metrics, migrate }: WorkerInput
     graceMs: GRACE_MS,
     forceMs: FORCE_MS,
   });
+  const liveness: LivenessDeps = {
+    store: db,
+    client,
+    timers: arms('start'),
+    endBatch: (batchId) => db.end(batchId),
+    clock,
+    log,
+    metrics,
+    workerId,
+    everyMs: config.livenessEveryMs,
+    stuckMs: config.livenessEveryMs / 2,
+  };
   const api = createEngineApi({
     db,
+    inspect: () => inspectLiveness(db),
+    repair: async () => (await checkLiveness(liveness, draining.signal)).report,
     log,
     key: config.engineKey?.reveal(),
     figures: (since) =>
@@ -194,7 +213,7 @@ export async function startWorker({ config, log, metrics, migrate }: WorkerInput
       heartbeat,
       createFeedReader({ ...shared, controlPlane, timers: arms('feed'), resyncEveryMs: RESYNC_MS }),
       createLifecycleSender({ ...shared, controlPlane }),
-      createLivenessLoop({ ...shared, client, timers: arms('start'), endBatch: (batchId) => db.end(batchId) }),
+      createLivenessLoop(liveness),
       createLoop({
         name: 'housekeeping',
         clock,
@@ -243,6 +262,8 @@ export async function startWorker({ config, log, metrics, migrate }: WorkerInput
     });
     const ticks = createTickActivities({
       store: db,
+      endBatch: (batchId) => db.end(batchId),
+      timers: arms('verb'),
       client,
       gate: { open: async () => !draining.signal.aborted && (await gate.open()) },
       clock,

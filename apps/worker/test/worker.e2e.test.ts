@@ -109,9 +109,9 @@ test('a new trigger primes in silence, then each new thing is delivered once per
   await eventually(() => expect(polls.length).toBeGreaterThan(before + 1));
   expect([...controlPlane.events.values()]).toEqual([1, 1, 1]);
   const explained = (await engine(`/triggers/${created.triggerId}/explain`)) as {
-    timeline: { events: number; what: string }[];
+    timeline: { delivered: number; what: string }[];
   };
-  expect(explained.timeline.some((line) => line.what === 'polled' && line.events === 3)).toBe(true);
+  expect(explained.timeline.some((line) => line.what === 'polled' && line.delivered === 3)).toBe(true);
 });
 
 test('a disabled trigger is not polled any more, and enabling it polls it at once from where it was', async () => {

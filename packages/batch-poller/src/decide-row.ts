@@ -89,7 +89,8 @@ function decideFailed(entry: Failed, forced: boolean): RowDecision {
           charge: 'failure',
           haltAfter: HALT_AFTER_FAILURES,
           haltCode: code,
-          ...(trigger.failureCount + 1 < HALT_AFTER_FAILURES ? { warnings: [code] } : {}),
+          // Only commit knows whether the failures before were of this code; it writes the warning unless it halts.
+          warnings: [code],
         },
       };
     case 'quarantine_after_5':
@@ -153,6 +154,7 @@ function delivered(entry: Polled, state: TriggerState | undefined): CommitRow {
     polled: true,
     events: Math.max(0, pages.reduce((sum, page) => sum + page.record.events.length, 0) - refused),
     deduplicated: pages.reduce((sum, page) => sum + page.record.deduplicated, 0),
+    found: foundIn(pages),
     pollMs: pages.reduce((sum, page) => sum + page.record.pollMs, 0),
     ...(last.record.primeDone === true ? { primed: true } : {}),
     ...(retryAfterSeconds === undefined
@@ -174,8 +176,13 @@ function parked(entry: Polled, state: TriggerState | undefined): CommitRow {
     reason: 'the receiver did not take all events in any of the batch’s hops',
     polled: true,
     events: entry.chain.pages.reduce((sum, page) => sum + (page.record.events.length - undelivered(page).length), 0),
+    deduplicated: entry.chain.pages.reduce((sum, page) => sum + page.record.deduplicated, 0),
+    found: foundIn(entry.chain.pages),
   };
 }
+
+const foundIn = (pages: readonly FoldedPage[]): number =>
+  pages.reduce((sum, page) => sum + page.record.events.length + page.record.deduplicated, 0);
 
 /** A source that cannot repeat itself is not asked again for what is now held: its cursor moves on. */
 function heldPart(entry: Polled): Pick<CommitRow, 'held' | 'cursor'> {

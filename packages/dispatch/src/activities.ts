@@ -14,19 +14,25 @@ import {
   type Metrics,
   QUEUES,
   type Rng,
+  type TimerManager,
   uuidv7,
   WORKFLOWS,
 } from '@milkrun/core';
 import { type Client, WorkflowExecutionAlreadyStartedError } from '@temporalio/client';
 import type { DispatchGate } from './gate.ts';
 import type { TickOutcome } from './pacing.ts';
+import { ensureShards } from './timer-manager.ts';
 
 export interface TickActivities {
   tick(input: { readonly timerShard: number }): Promise<TickOutcome>;
 }
 
 export interface TickDeps {
-  readonly store: Pick<DispatchStore, 'tick'>;
+  readonly store: Pick<DispatchStore, 'tick' | 'timerShards'>;
+  /** Ends a planned batch that can never be claimed, which frees its keys at once. */
+  readonly endBatch: (batchId: string) => Promise<boolean>;
+  /** Wakes the shards that took over from one that re-sharding removed. */
+  readonly timers: TimerManager;
   readonly client: Client;
   readonly gate: DispatchGate;
   readonly clock: Clock;
@@ -50,16 +56,25 @@ const STARTS_AT_ONCE = 8;
 export function createTickActivities(deps: TickDeps): TickActivities {
   const { store, gate, clock, rng, log, metrics, tickMs, batchSize } = deps;
   const batchesMax = deps.batchesMax ?? BATCHES_MAX;
+  // After the gate was closed: one batch, then twice as many with every tick. What comes back is not hit by all at once.
+  let allowed = batchesMax;
   return {
     async tick({ timerShard }) {
       const startedAt = clock.monotonic();
       try {
         const dispatch = await gate.open();
-        const batchIds = Array.from({ length: batchesMax }, () => batchIdOf(timerShard, uuidv7(clock, rng)));
+        const batches = dispatch ? Math.max(1, Math.min(batchesMax, allowed)) : 1;
+        allowed = dispatch ? batches * 2 : 0;
+        const batchIds = Array.from({ length: batches }, () => batchIdOf(timerShard, uuidv7(clock, rng)));
         const plan = await store.tick({ timerShard, batchSize, batchIds, dispatch });
+        if (plan.gone === true) {
+          log.info({ timerShard }, 'timer_shard.gone');
+          await ensureShards({ store, timers: deps.timers });
+          return { left: 0, wakeInMs: tickMs, tickMs, again: false, gone: true };
+        }
         const wanted = [
-          ...plan.unclaimed.map((batchId) => ({ batchId, keys: 0 })),
-          ...plan.planned.map(({ batchId, keys }) => ({ batchId, keys })),
+          ...plan.unclaimed.map((batchId) => ({ batchId, keys: 0, again: true })),
+          ...plan.planned.map(({ batchId, keys }) => ({ batchId, keys, again: false })),
         ];
         const failed = dispatch ? await startAll(deps, timerShard, wanted) : 0;
         metrics.gauge('polling.dispatch.due', plan.due);
@@ -88,12 +103,15 @@ function outcomeOf(dispatch: boolean, planned: number): string {
   return planned > 0 ? 'planned' : 'idle';
 }
 
+interface Wanted {
+  readonly batchId: string;
+  readonly keys: number;
+  /** Planned by an earlier tick and not claimed since. */
+  readonly again: boolean;
+}
+
 /** Starts the batches, a few at a time. How many could not be: they are planned, so the next tick starts them. */
-async function startAll(
-  deps: TickDeps,
-  timerShard: number,
-  batches: readonly { readonly batchId: string; readonly keys: number }[],
-): Promise<number> {
+async function startAll(deps: TickDeps, timerShard: number, batches: readonly Wanted[]): Promise<number> {
   let failed = 0;
   const waiting = [...batches];
   const lane = async (): Promise<void> => {
@@ -112,8 +130,8 @@ async function startAll(
 }
 
 async function startBatch(
-  { client, policy, metrics, batchQueue = QUEUES.batchPoller }: TickDeps,
-  batch: { readonly batchId: string; readonly keys: number; readonly timerShard: number },
+  { client, policy, metrics, endBatch, batchQueue = QUEUES.batchPoller }: TickDeps,
+  batch: Wanted & { readonly timerShard: number },
 ): Promise<void> {
   const input: BatchPollerInput = {
     batchId: batch.batchId,
@@ -134,5 +152,7 @@ async function startBatch(
   } catch (error) {
     // Running or closed: either way the batch had its start, and a closed id must never run again.
     if (!(error instanceof WorkflowExecutionAlreadyStartedError)) throw error;
+    // Closed, and its batch still unclaimed: terminated, or workerdb went back in time. Nobody will claim it.
+    if (batch.again) await endBatch(batch.batchId);
   }
 }

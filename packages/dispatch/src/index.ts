@@ -6,6 +6,7 @@ export {
   BATCH_AGE_MS_MAX,
   checkLiveness,
   createLivenessLoop,
+  inspectLiveness,
   type LivenessDeps,
   type LivenessRound,
   madeAtOf,

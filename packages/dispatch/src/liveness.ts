@@ -10,6 +10,7 @@ import {
   type Log,
   type Metrics,
   type TimerManager,
+  type Violation,
   WORKFLOWS,
 } from '@milkrun/core';
 import type { Client } from '@temporalio/client';
@@ -17,7 +18,7 @@ import { createLoop, type Loop } from './loop.ts';
 import { replaceStuckShards } from './stuck-shards.ts';
 
 export interface LivenessDeps {
-  readonly store: Pick<DispatchStore, 'liveness' | 'timerShards' | 'withTurn'>;
+  readonly store: Pick<DispatchStore, 'liveness' | 'repairLiveness' | 'timerShards' | 'withTurn'>;
   readonly client: Client;
   readonly timers: TimerManager;
   /** Ends a batch in workerdb, which frees its rows. */
@@ -41,8 +42,8 @@ export interface LivenessRound {
 
 const EVERY_MS = 60_000;
 const STUCK_MS = 30_000;
-/** Longer than a check and the wait within it. */
-const TURN_SECONDS = 90;
+/** A turn is longer than a check and the wait within it: this many checks. */
+const TURN_CHECKS = 1.5;
 export const BATCH_AGE_MS_MAX = 86_400_000;
 
 export function createLivenessLoop(deps: LivenessDeps): Loop {
@@ -53,36 +54,75 @@ export function createLivenessLoop(deps: LivenessDeps): Loop {
     log,
     everyMs,
     async round(signal) {
-      await store.withTurn('liveness', TURN_SECONDS, workerId, () => checkLiveness(deps, signal));
+      const holdSeconds = (TURN_CHECKS * everyMs) / 1000;
+      await store.withTurn('liveness', holdSeconds, workerId, () => checkLiveness(deps, signal));
       return undefined;
     },
   });
 }
 
-/** One check with its repairs; also behind the operations verb. */
-export async function checkLiveness(deps: LivenessDeps, signal: AbortSignal): Promise<LivenessRound> {
-  const { store, timers, log } = deps;
+/** Looks alone: what is amiss, quiet shards among it. */
+export async function inspectLiveness(store: Pick<DispatchStore, 'liveness'>): Promise<LivenessReport> {
   const report = await store.liveness();
-  measure(deps.metrics, report);
-  await Promise.all(report.quietShards.map((timerShard) => timers.arm(timerShard)));
-  repaired(deps.metrics, 'shard_quiet', report.quietShards.length);
+  return { ...report, violations: [...report.quietShards.map(quietViolation), ...report.violations] };
+}
+
+function quietViolation(timerShard: number): Violation {
+  return { kind: 'shard_quiet', timerShard, detail: 'it has not ticked for a tick and a check', held: false };
+}
+
+/** One check with its repairs; also behind the operations verb. Each violation of the answer says what was done about it. */
+export async function checkLiveness(deps: LivenessDeps, signal: AbortSignal): Promise<LivenessRound> {
+  const { store, timers, log, metrics } = deps;
+  const report = await inspectLiveness(store);
+  measure(metrics, report);
+  await store.repairLiveness(report);
+  // An overdue trigger whose shard does tick has lost its arm, or waits for room: to tick once more is harmless.
+  const waiting = report.violations.flatMap(({ kind, timerShard, held }) =>
+    held !== true && timerShard !== undefined && (kind === 'shard_quiet' || kind in MENDED_IN_SQL || kind === 'overdue')
+      ? [timerShard]
+      : [],
+  );
+  const signalled = [...new Set(waiting)];
+  await Promise.all(signalled.map((timerShard) => timers.arm(timerShard)));
   const replaced = await replaceStuckShards({ ...deps, stuckMs: deps.stuckMs ?? STUCK_MS }, signal);
-  repaired(deps.metrics, 'shard_stuck', replaced.length);
   const terminated = await terminateAbandoned(deps);
-  repaired(deps.metrics, 'batch_abandoned', terminated.length);
-  const open = report.violations.filter(({ held }) => held !== true);
-  const round = { report, signalled: report.quietShards, replaced, terminated };
-  if (open.length > 0 || replaced.length > 0 || terminated.length > 0) {
-    const fields = {
-      violations: open.length,
-      first: open.slice(0, 5),
-      signalled: round.signalled,
-      replaced,
-      terminated,
-    };
+  const violations: Violation[] = [
+    ...report.violations.map((violation) => ({ ...violation, done: doneAbout(violation) })),
+    ...replaced.map((timerShard) => ({
+      kind: 'shard_stuck',
+      timerShard,
+      detail: 'its workflow task kept failing',
+      done: 'its workflow was terminated and started anew',
+    })),
+    ...terminated.map((batchId) => ({
+      kind: 'batch_abandoned',
+      detail: `${batchId} was older than 24 h`,
+      done: 'it was ended, its rows are due again',
+    })),
+  ];
+  for (const kind of ['shard_stuck', 'shard_quiet', 'batch_abandoned', ...Object.keys(MENDED_IN_SQL)])
+    repaired(metrics, kind, violations.filter((one) => one.kind === kind && one.held !== true).length);
+  const round = { report: { ...report, violations }, signalled, replaced, terminated };
+  const open = violations.filter(({ held }) => held !== true);
+  if (open.length > 0) {
+    const fields = { open: report.open, first: open.slice(0, 5), signalled, replaced, terminated };
     log.warn(fields, 'liveness.repaired');
   }
   return round;
+}
+
+const MENDED_IN_SQL: Readonly<Record<string, string>> = {
+  no_next_poll: 'made due now',
+  too_far_ahead: 'put to its next slot',
+};
+
+function doneAbout({ kind, timerShard, held }: Violation): string {
+  if (held === true) return 'nothing: it waits for the hold to end';
+  if (kind === 'stuck_handoff') return 'nothing: the hand-off goes on or is undone by its own verb';
+  const mended = MENDED_IN_SQL[kind];
+  if (mended !== undefined) return mended;
+  return timerShard === undefined ? 'nothing: no timer shard serves it' : `timer shard ${timerShard} was signalled`;
 }
 
 /** Terminates the workflows of batches older than a day: they are ended, never resumed. The age is in the batch's id. */
@@ -123,13 +163,14 @@ const KINDS = [
 
 function measure(metrics: Metrics, report: LivenessReport): void {
   const counts = new Map([...KINDS, 'other'].map((kind) => [kind, 0]));
-  for (const { kind, held } of report.violations) {
-    if (held === true) continue;
+  for (const [kind, rows] of Object.entries(report.open)) {
     const known = counts.has(kind) ? kind : 'other';
-    counts.set(known, (counts.get(known) ?? 0) + 1);
+    counts.set(known, (counts.get(known) ?? 0) + rows);
   }
+  counts.set('shard_quiet', report.quietShards.length);
   for (const [kind, rows] of counts) metrics.gauge('polling.liveness.violations', rows, { kind });
   metrics.gauge('polling.liveness.stale', report.stale);
+  metrics.gauge('polling.liveness.silent', report.silent);
   metrics.gauge('polling.triggers.polled', report.polled);
 }
 

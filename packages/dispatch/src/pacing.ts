@@ -10,6 +10,8 @@ export interface TickOutcome {
   readonly tickMs: number;
   /** Something has to be done again at the next tick, whatever is due: a batch that could not be started. */
   readonly again: boolean;
+  /** The timer shard is no more; absent in histories before re-sharding had a verb. */
+  readonly gone?: boolean;
 }
 
 /** An idle shard sleeps no longer than this, so a lost arm costs a minute at the most. */

@@ -42,6 +42,7 @@ export async function TimerShard(input: TimerShardInput): Promise<void> {
     isArmed = false;
     const tickedAt = workflowNow();
     const outcome = await tick({ timerShard: input.timerShard });
+    if (outcome.gone === true) return;
     const passedMs = (): number => workflowNow() - tickedAt;
     const restMs = pauseMs(outcome) - passedMs();
     if (restMs > 0) await condition(() => isArmed, restMs);

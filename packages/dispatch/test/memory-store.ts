@@ -49,6 +49,18 @@ export class MemoryDispatchStore implements DispatchStore {
   }
 
   async tick(input: TickInput): Promise<TickResult> {
+    if (this.gone) {
+      const nothing = {
+        planned: [],
+        unclaimed: [],
+        due: 0,
+        left: 0,
+        wakeInMs: 60_000,
+        oldestDueSeconds: 0,
+        backoffMs: 0,
+      };
+      return { ...nothing, gone: true };
+    }
     this.ticks.push(input);
     const now = this.#clock.now();
     const free = [...this.rows].filter(([, row]) => row.batchId === undefined);
@@ -130,6 +142,10 @@ export class MemoryDispatchStore implements DispatchStore {
     return { othersLive: this.workers.size };
   }
 
+  /** Re-sharding has removed the shard. */
+  gone = false;
+  readonly repaired: LivenessReport[] = [];
+
   async timerShards(): Promise<readonly number[]> {
     return this.shards;
   }
@@ -139,8 +155,13 @@ export class MemoryDispatchStore implements DispatchStore {
   }
 
   async liveness(): Promise<LivenessReport> {
-    const clean = { checked: this.rows.size, polled: this.rows.size, violations: [], stale: 0, oldestDueSeconds: 0 };
-    return { ...clean, quietShards: [], ...this.report };
+    const counts = { checked: this.rows.size, polled: this.rows.size, stale: 0, silent: 0, oldestDueSeconds: 0 };
+    const named = { open: {}, violations: [], staleTriggers: [], silentTriggers: [], quietShards: [] };
+    return { ...counts, ...named, ...this.report };
+  }
+
+  async repairLiveness(report: LivenessReport): Promise<void> {
+    this.repaired.push(report);
   }
 
   async pendingLifecycle(limit: number) {

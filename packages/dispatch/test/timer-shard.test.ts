@@ -62,9 +62,13 @@ async function scene(options: { bundle?: { code: string }; tickMs?: number; batc
   const store = new MemoryDispatchStore(systemClock);
   store.shards = [timerShard];
   const ran: string[] = [];
+  const ended: string[] = [];
+  const armed: number[] = [];
   const settings: TickDeps = {
     store,
     client,
+    endBatch: async (batchId) => ended.push(batchId) > 0,
+    timers: { arm: async (shard) => void armed.push(shard) },
     gate: { open: async () => true },
     clock: systemClock,
     rng: systemRng,
@@ -100,7 +104,7 @@ async function scene(options: { bundle?: { code: string }; tickMs?: number; batc
     isStopped = true;
   };
   undo.push(stopOnce, () => handle.terminate().catch(() => undefined));
-  return { timerShard, taskQueue, store, ran, ticks, timers, handle, start, stop: stopOnce, settings };
+  return { timerShard, taskQueue, store, ended, armed, ran, ticks, timers, handle, start, stop: stopOnce, settings };
 }
 
 /** Keeps the history of a shard's run, as far as it has come, without where it ran. */
@@ -209,7 +213,33 @@ it('starts a shard that liveness finds quiet', async () => {
   here.store.report = { quietShards: [here.timerShard] };
   const round = await checkLiveness(livenessDeps(here), new AbortController().signal);
   expect(round.signalled).toEqual([here.timerShard]);
+  expect(round.report.violations).toMatchObject([
+    { kind: 'shard_quiet', timerShard: here.timerShard, done: `timer shard ${here.timerShard} was signalled` },
+  ]);
+  expect(here.store.repaired).toHaveLength(1);
   await vi.waitFor(() => expect(here.store.ticks.length).toBeGreaterThan(0));
+});
+
+it('ends when re-sharding has removed it, and wakes those that took over', async () => {
+  const { store, timers, timerShard, handle, armed } = await scene();
+  store.gone = true;
+  await timers.arm(timerShard);
+  await handle.result();
+  expect(armed).toEqual([timerShard]);
+});
+
+it('ends a planned batch whose workflow has closed without claiming it', async () => {
+  const { store, ticks, ended, taskQueue, timerShard } = await scene();
+  const batchId = batchIdOf(timerShard, uuidv7(systemClock, systemRng));
+  const handle = await client.workflow.start('BatchPoller', {
+    workflowId: batchId,
+    taskQueue: `${taskQueue}-none`,
+    args: [],
+  });
+  await handle.terminate();
+  store.batches.set(batchId, { keys: [], claimed: false });
+  await ticks.tick({ timerShard });
+  expect(ended).toEqual([batchId]);
 });
 
 it('replaces a shard whose workflow task keeps failing', async () => {

@@ -446,6 +446,13 @@ const entries = {
     tags: {},
     about: 'Polled triggers without a good poll for three intervals.',
   },
+  'polling.liveness.silent': {
+    type: 'gauge',
+    unit: 'triggers',
+    tags: {},
+    about:
+      'Polled triggers that found nothing for SILENCE_FACTOR of their usual gaps. A few are people on holiday; a step is a source that changed.',
+  },
   'polling.triggers.polled': {
     type: 'gauge',
     unit: 'triggers',

@@ -12,15 +12,28 @@ import { assertMigrated, migrate } from './migrate.ts';
 import { claimPlannedKeys } from './statements/claim.ts';
 import { commitRows } from './statements/commit.ts';
 import { endBatch } from './statements/end.ts';
+import { type ExplainRange, type Explanation, explainTrigger } from './statements/explain.ts';
 import { checkBatch, extendBatch } from './statements/extend.ts';
 import { applyPage } from './statements/feed-page.ts';
 import { holdFencedEvents, readHeldEvents } from './statements/held.ts';
 import { acknowledgeRecords, pendingRecords } from './statements/lifecycle.ts';
-import { checkLiveness } from './statements/liveness.ts';
+import { inspectLiveness, repairLiveness } from './statements/liveness.ts';
 import { beginFullResync, finishFullResync } from './statements/resync.ts';
 import { readTriggerStates } from './statements/states.ts';
 import { tickTimerShard } from './statements/tick.ts';
-import { clearHalts, makeAllDue, makeDue } from './statements/verbs.ts';
+import {
+  clearHalts,
+  clearHold,
+  endBatchByHand,
+  type HoldInput,
+  type HoldTarget,
+  type HoldView,
+  makeAllDue,
+  makeDue,
+  type Scope,
+  setHold,
+  viewHolds,
+} from './statements/verbs.ts';
 import {
   type BatchView,
   countLiveBatches,
@@ -28,16 +41,15 @@ import {
   type DeadLetterView,
   type FleetView,
   type ShardView,
-  type TimelineLine,
   type TriggerView,
   viewBatches,
+  viewDeadLetter,
   viewDeadLetters,
   viewFleet,
   viewShards,
-  viewTimeline,
   viewTrigger,
 } from './statements/views.ts';
-import { heartbeat, leave, setTimerShards, takeTurn } from './statements/workers.ts';
+import { ensureTimerShards, heartbeat, leave, setTimerShards, takeTurn } from './statements/workers.ts';
 
 export interface WorkerDbOptions {
   readonly url: string;
@@ -45,6 +57,10 @@ export interface WorkerDbOptions {
   readonly connections?: number;
   /** Seconds between ticks, for the liveness rule; 10 by default. */
   readonly tickSeconds?: number;
+  /** Seconds between two liveness checks: how late beyond a tick is a violation; 60 by default. */
+  readonly livenessSeconds?: number;
+  /** Usual gaps without an event after which a trigger counts as silent; 20 by default, 0: never. */
+  readonly silenceFactor?: number;
   /** False: refuse a schema that is not current instead of migrating it. */
   readonly migrate?: boolean;
 }
@@ -58,11 +74,19 @@ export interface WorkerDb extends BatchStore, DispatchStore {
   /** How many batches are live; cheap. */
   liveBatches(): Promise<number>;
   trigger(triggerId: string): Promise<TriggerView | undefined>;
-  timeline(triggerId: string, limit: number): Promise<readonly TimelineLine[]>;
+  explain(triggerId: string, range: ExplainRange): Promise<Explanation | undefined>;
   deadLetters(limit: number): Promise<readonly DeadLetterView[]>;
-  pollAllNow(actor: string): Promise<number>;
+  deadLetter(id: string): Promise<(DeadLetterView & { readonly raw: string }) | undefined>;
+  /** Every polled trigger in scope due now; `since`: the database's time before, RFC 3339. */
+  pollAllNow(actor: string, scope?: Scope): Promise<{ readonly since: string; readonly triggers: number }>;
   pollNow(actor: string, triggerId: string): Promise<boolean>;
-  clearHalts(actor: string, code: Code): Promise<number>;
+  clearHalts(actor: string, code: Code, scope?: Scope): Promise<number>;
+  holds(): Promise<readonly HoldView[]>;
+  setHold(actor: string, target: HoldTarget, input: HoldInput): Promise<void>;
+  clearHold(actor: string, target: HoldTarget): Promise<boolean>;
+  /** `count` timer shards from now on; answers how many there were. Throws RangeError outside 1 to 64. */
+  setTimerShards(actor: string, count: number): Promise<number>;
+  endBatch(actor: string, batchId: string): Promise<boolean>;
   /** Carries out the deletes a resync refused as too many; undefined when none waits. */
   confirmMassDelete(actor: string): Promise<number | undefined>;
   ping(): Promise<void>;
@@ -107,7 +131,11 @@ export async function openWorkerDb(options: WorkerDbOptions): Promise<WorkerDb> 
     await sql.end({ timeout: 1 });
     throw error;
   }
-  const tickSeconds = options.tickSeconds ?? 10;
+  const liveness = {
+    tickSeconds: options.tickSeconds ?? 10,
+    everySeconds: options.livenessSeconds ?? 60,
+    silenceFactor: options.silenceFactor ?? 20,
+  };
   return {
     sql,
     claim: (input) => retried(() => claimPlannedKeys(sql, input)),
@@ -147,8 +175,10 @@ export async function openWorkerDb(options: WorkerDbOptions): Promise<WorkerDb> 
     heartbeatWorker: ({ workerId, width }) => heartbeat(sql, workerId, width),
     removeWorker: (workerId) => leave(sql, workerId),
     timerShards: async () => (await viewShards(sql)).map((shard) => shard.timerShard),
-    ensureTimerShards: (count) => setTimerShards(sql, count),
-    liveness: () => checkLiveness(sql, tickSeconds),
+    ensureTimerShards: (count) => ensureTimerShards(sql, count),
+    setTimerShards: (actor, count) => retried(() => setTimerShards(sql, count, actor)),
+    liveness: () => inspectLiveness(sql, liveness),
+    repairLiveness: (report) => retried(() => repairLiveness(sql, report)),
     pendingLifecycle: (limit) => pendingRecords(sql, limit),
     acknowledgeLifecycle: (ids) => acknowledgeRecords(sql, ids),
     withTurn: async (name, holdSeconds, workerId, work) =>
@@ -159,11 +189,16 @@ export async function openWorkerDb(options: WorkerDbOptions): Promise<WorkerDb> 
     pending: (since) => countPending(sql, since),
     liveBatches: () => countLiveBatches(sql),
     trigger: (triggerId) => viewTrigger(sql, storageShardOf(triggerId), triggerId),
-    timeline: (triggerId, limit) => viewTimeline(sql, triggerId, limit),
+    explain: (triggerId, range) => explainTrigger(sql, storageShardOf(triggerId), triggerId, range),
     deadLetters: (limit) => viewDeadLetters(sql, limit),
-    pollAllNow: (actor) => retried(() => makeAllDue(sql, actor)),
+    deadLetter: (id) => viewDeadLetter(sql, id),
+    pollAllNow: (actor, scope) => retried(() => makeAllDue(sql, actor, scope)),
     pollNow: (actor, triggerId) => retried(() => makeDue(sql, actor, storageShardOf(triggerId), triggerId)),
-    clearHalts: (actor, code) => retried(() => clearHalts(sql, actor, codeNumberOf(code), code)),
+    clearHalts: (actor, code, scope) => retried(() => clearHalts(sql, actor, codeNumberOf(code), code, scope)),
+    holds: () => viewHolds(sql),
+    setHold: (actor, target, input) => retried(() => setHold(sql, actor, target, input)),
+    clearHold: (actor, target) => retried(() => clearHold(sql, actor, target)),
+    endBatch: (actor, batchId) => endBatchByHand(sql, actor, batchId, (id) => retried(() => endBatch(sql, id))),
     ping: async () => {
       await sql.unsafe('select 1');
     },

@@ -144,7 +144,8 @@ describe('commit', () => {
       lease_owner: null,
     });
     expect((after.next_poll_at as Date).getTime()).toBeGreaterThan(Date.now() - 1000);
-    expect((await db.timeline(created.triggerId, 10))[0]).toMatchObject({ code: 'ok', events: 2 });
+    const explained = await db.explain(created.triggerId, { limit: 10 });
+    expect(explained?.timeline[0]).toMatchObject({ what: 'polled', code: 'ok', delivered: 2 });
   });
 
   test('the same epoch twice equals once: the repeat answers already', async () => {
@@ -231,6 +232,33 @@ describe('commit', () => {
     expect(records?.map((one) => one.state)).toEqual(['warning', 'warning', 'halted']);
     await db.acknowledgeLifecycle((records ?? []).map((one) => one.id));
     expect(await db.pendingLifecycle(10)).toEqual([]);
+  });
+
+  test('a permanent failure halts at the third in a row, whatever failed before', async () => {
+    const created = change();
+    await push(db, [created]);
+    const fail = async (code: 'poll.permanent' | 'poll.connector_error') => {
+      await db.sql`update polling_trigger_runs set next_poll_at = statement_timestamp()`;
+      const { batchId, triggers } = await claimAll(db);
+      const halts = code === 'poll.permanent' ? { haltAfter: 3, haltCode: code, warnings: [code] } : {};
+      await commit(
+        db,
+        batchId,
+        triggers.map((mine) => row(mine, { outcome: 'backoff', code, polled: false, charge: 'failure', ...halts })),
+      );
+      const { failure_count, halted_code } = await runRow(db, created.triggerId);
+      return [failure_count, halted_code !== null];
+    };
+    for (let n = 1; n <= 4; n += 1) expect(await fail('poll.connector_error')).toEqual([n, false]);
+    expect(await fail('poll.permanent')).toEqual([1, false]);
+    expect(await fail('poll.permanent')).toEqual([2, false]);
+    expect(await fail('poll.connector_error')).toEqual([3, false]);
+    for (const wanted of [
+      [1, false],
+      [2, false],
+      [3, true],
+    ])
+      expect(await fail('poll.permanent')).toEqual(wanted);
   });
 
   test('a credential halt is probed after six hours, and a good probe lifts it', async () => {

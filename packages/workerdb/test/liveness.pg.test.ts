@@ -43,11 +43,17 @@ describe('breaches', () => {
     expect(violations).toMatchObject([{ kind, triggerId, timerShard: 0, held: false }]);
   });
 
-  test('a polled row without a next poll is repaired by the check that finds it', async () => {
-    await oneOfFour('next_poll_at = null');
-    expect((await db.liveness()).violations).toHaveLength(1);
+  test.each([
+    ['next_poll_at = null', 4],
+    [`next_poll_at = statement_timestamp() + interval '2 days'`, 3],
+  ])('looking repairs nothing; repairing gives a row with %s a next poll', async (broken, due) => {
+    await oneOfFour(broken);
+    await db.liveness();
+    const report = await db.liveness();
+    expect(report.violations).toHaveLength(1);
+    await db.repairLiveness(report);
     expect((await db.liveness()).violations).toEqual([]);
-    expect((await tick(db)).due).toBe(4);
+    expect((await tick(db)).due).toBe(due);
   });
 
   test('a row whose batch is no longer live is overdue', async () => {
@@ -62,8 +68,8 @@ describe('breaches', () => {
   test('of very many at most a thousand are named', async () => {
     for (let n = 0; n < 3; n += 1) await push(db, many(400));
     await db.sql.unsafe(`update polling_trigger_runs set ${OVERDUE}`);
-    const { violations, checked } = await db.liveness();
-    expect([violations.length, checked]).toEqual([1000, 1200]);
+    const { violations, checked, open } = await db.liveness();
+    expect([violations.length, checked, open]).toEqual([1000, 1200, { overdue: 1200 }]);
   });
 });
 
@@ -130,7 +136,12 @@ describe('a healthy table', () => {
     await push(db, [...many(2), ...fresh]);
     await db.sql`update polling_trigger_runs set last_ok_at = statement_timestamp() - interval '4 min'`;
     await db.sql`update polling_trigger_runs set last_ok_at = statement_timestamp() where trigger_id = ${fresh[0]?.triggerId ?? ''}`;
-    expect(await db.liveness()).toMatchObject({ polled: 3, stale: 2 });
+    const report = await db.liveness();
+    expect(report).toMatchObject({ polled: 3, stale: 2 });
+    expect(report.staleTriggers.map(({ detail }) => detail)).toEqual(
+      Array(2).fill(expect.stringMatching(/^no good poll since .+ last code none$/)),
+    );
+    await db.repairLiveness(report);
     const [fleet] = await db.sql`select polled::int, counted_at is not null as counted from fleet`;
     expect(fleet).toEqual({ polled: 3, counted: true });
   });
@@ -141,6 +152,41 @@ describe('a healthy table', () => {
     const { oldestDueSeconds, violations } = await db.liveness();
     expect(oldestDueSeconds).toBeGreaterThanOrEqual(30);
     expect(violations).toEqual([]);
+  });
+});
+
+describe('silence', () => {
+  test('a trigger that finds nothing for many of its usual gaps is named; one without a usual gap, and a slow one, are not', async () => {
+    const [gone, slow, fresh] = many(3).map((one) => one) as [
+      ReturnType<typeof change>,
+      ReturnType<typeof change>,
+      ReturnType<typeof change>,
+    ];
+    await push(db, [gone, slow, fresh]);
+    const found = async () => {
+      await db.sql`update polling_trigger_runs set next_poll_at = statement_timestamp()`;
+      const { batchId, triggers } = await claimAll(db);
+      await commit(
+        db,
+        batchId,
+        triggers.map((one) => row(one, { events: 1 })),
+      );
+    };
+    await found();
+    await db.sql`update polling_trigger_runs set last_event_at = statement_timestamp() - interval '10 min'`;
+    await found();
+    const [gap] = await db.sql`select event_gap_s from polling_trigger_runs where trigger_id = ${gone.triggerId}`;
+    expect(gap?.event_gap_s).toBeGreaterThanOrEqual(600);
+    await db.sql`update polling_trigger_runs set last_event_at = statement_timestamp() - interval '4 h'`;
+    await db.sql`update polling_trigger_runs set event_gap_s = 86400 where trigger_id = ${slow.triggerId}`;
+    await db.sql`update polling_trigger_runs set event_gap_s = null where trigger_id = ${fresh.triggerId}`;
+    const report = await db.liveness();
+    expect(report).toMatchObject({
+      silent: 1,
+      silentTriggers: [{ kind: 'silent', triggerId: gone.triggerId }],
+      violations: [],
+    });
+    expect(report.silentTriggers[0]?.detail).toMatch(/no event since .+; usually one every 6\d\d s/);
   });
 });
 
@@ -170,8 +216,8 @@ describe('what is over is cleared', () => {
     await db.sql`insert into tombstones (trigger_id, config_version, deleted_at) values (gen_random_uuid(), 1, statement_timestamp() - interval '31 days')`;
     await db.sql`insert into lifecycle_outbox (trigger_id, config_version, state, code, at, acknowledged_at)
       values (gen_random_uuid(), 1, 'halted', 'x', statement_timestamp() - interval '32 days', statement_timestamp() - interval '31 days')`;
-    await db.liveness();
-    await db.liveness();
+    await db.repairLiveness(await db.liveness());
+    await db.repairLiveness(await db.liveness());
     const [ended] =
       await db.sql`select ended_at is not null as ended, key_ids from batches where batch_id = ${batchId}`;
     expect(ended).toEqual({ ended: true, key_ids: null });
@@ -191,10 +237,10 @@ describe('what is over is cleared', () => {
       triggers.map((key) => row(key, { outcome: 'halt', code: 'broadcast.gone', haltCode: 'receiver_gone' })),
     );
     expect((await db.fleet()).braked).toBe(true);
-    await db.liveness();
+    await db.repairLiveness(await db.liveness());
     expect((await db.fleet()).braked).toBe(true);
     await db.sql`update lifecycle_outbox set at = statement_timestamp() - interval '61 min'`;
-    await db.liveness();
+    await db.repairLiveness(await db.liveness());
     expect((await db.fleet()).braked).toBe(false);
   });
 });

@@ -100,14 +100,49 @@ describe('a source that is down', () => {
     await db.sql`update source_limits set not_before = statement_timestamp()`;
     await db.sql`update source_health set slot = slot - 6`;
     await dueAll();
-    const good = await claimAll(db);
-    await commit(
-      db,
-      good.batchId,
-      good.triggers.map((one) => row(one)),
-    );
-    expect(await db.sql`select from source_limits`).toEqual([]);
-    expect((await tick(db)).due).toBeGreaterThan(25);
+    const good = async () => {
+      const { batchId, triggers } = await claimAll(db);
+      const { arm } = await commit(
+        db,
+        batchId,
+        triggers.map((one) => row(one)),
+      );
+      return [triggers.filter((one) => one.toolkit === 'down').length, arm];
+    };
+    // One probe, then ten, then all that are left: fast, and never all at once.
+    expect([await good(), await good(), await good()]).toEqual([
+      [1, true],
+      [10, true],
+      [19, true],
+    ]);
+    expect(await db.sql`select reason, per_minute from source_limits`).toEqual([
+      { reason: 'source_down', per_minute: 1000 },
+    ]);
+  });
+
+  test('a probe that fails while the source is down charges nobody, and a relapse starts from one probe again', async () => {
+    await push(db, many(30, { toolkit: 'down' }));
+    const batch = async (over: Parameters<typeof row>[1], failures: number) => {
+      const { batchId, triggers } = await claimAll(db);
+      await commit(
+        db,
+        batchId,
+        triggers.map((one, n) => row(one, n < failures ? over : {})),
+      );
+      return triggers.length;
+    };
+    await batch({ ...failed }, 30);
+    const quiet = () => db.sql`update source_limits set not_before = statement_timestamp()`;
+    await db.sql`update source_health set slot = slot - 6`;
+    await quiet();
+    expect(await batch({ ...failed }, 1)).toBe(1);
+    await db.sql`update source_health set slot = slot - 6`;
+    await quiet();
+    expect(await batch({}, 0)).toBe(1);
+    expect(await batch({ ...failed }, 6)).toBe(10);
+    expect(await db.sql`select per_minute from source_limits`).toEqual([{ per_minute: 1 }]);
+    const [charged] = await db.sql`select max(failure_count)::int as failures from polling_trigger_runs`;
+    expect(charged?.failures).toBe(0);
   });
 
   test('half of the polls failing, or a few, is the triggers own trouble', async () => {
@@ -163,9 +198,63 @@ describe('verbs', () => {
     expect(await db.pollNow('ann', off.triggerId)).toBe(false);
     expect(await db.pollNow('ann', randomUUID())).toBe(false);
     expect((await tick(db)).due).toBe(1);
-    expect(await db.pollAllNow('ann')).toBe(1);
+    expect(await db.pollAllNow('ann')).toMatchObject({ triggers: 1 });
+    expect(await db.pollAllNow('ann', { toolkit: 'another' })).toMatchObject({ triggers: 0 });
+    expect(await db.pollAllNow('ann', { tenantId: 'tenant-1' })).toMatchObject({ triggers: 1 });
     const [written] = await db.sql`select actor, verb, subject from audit where subject = ${sound.triggerId}`;
     expect(written).toEqual({ actor: 'ann', verb: 'poll_now', subject: sound.triggerId });
+  });
+
+  test('maintenance of a toolkit, a tenant or everything keeps its triggers from being claimed, and leaves the others', async () => {
+    const [a, b] = [change({ toolkit: 'a', tenantId: 'x' }), change({ toolkit: 'b', tenantId: 'y' })];
+    await push(db, [a, b]);
+    await dueAll();
+    for (const [target, left] of [
+      [{ toolkit: 'a' }, [b.triggerId]],
+      [{ tenantId: 'y' }, [a.triggerId]],
+      [{ all: true }, []],
+    ] as const) {
+      await db.setHold('ann', target, { seconds: 600 });
+      expect(await db.holds()).toMatchObject([
+        { reason: 'maintenance', perMinute: null, ...('all' in target ? {} : target) },
+      ]);
+      const { planned, due } = await tick(db);
+      expect(due).toBe(left.length);
+      const claims = await Promise.all(
+        planned.map(({ batchId }) => db.claim({ batchId, leaseSeconds: 45, bytesMax: 1e7 })),
+      );
+      expect(claims.flatMap(({ triggers }) => triggers.map((one) => one.triggerId))).toEqual(left);
+      for (const { batchId } of planned) expect(await db.endBatch('ann', batchId)).toBe(true);
+      await db.sql`update polling_trigger_runs set next_poll_at = statement_timestamp() - interval '5 min'`;
+      const held = (await db.liveness()).violations.filter((one) => one.held);
+      expect(held.length).toBe(2 - left.length);
+      for (const { detail } of held) expect(detail).toMatch(/held: maintenance until/);
+      expect(await db.clearHold('ann', target)).toBe(true);
+      expect(await db.clearHold('ann', target)).toBe(false);
+    }
+    expect((await tick(db)).due).toBe(2);
+    expect(await db.sql`select count(*)::int as n from holds_log where reason = 'maintenance'`).toEqual([{ n: 3 }]);
+    const verbs =
+      await db.sql`select distinct verb from audit where verb in ('hold', 'clear_hold', 'end_batch') order by 1`;
+    expect(verbs.map((one) => one.verb)).toEqual(['clear_hold', 'end_batch', 'hold']);
+  });
+
+  test('a claim between the plan and a hold takes nothing', async () => {
+    await push(db, [change({ tenantId: 'x' })]);
+    const [planned] = (await tick(db)).planned;
+    await db.setHold('ann', { tenantId: 'x' }, { seconds: 60 });
+    expect((await db.claim({ batchId: planned?.batchId ?? '', leaseSeconds: 45, bytesMax: 1e7 })).triggers).toEqual([]);
+  });
+
+  test('an operator’s limit plans and claims no more than it allows', async () => {
+    await push(db, many(9));
+    await dueAll();
+    await db.setHold('ann', { toolkit: 'synthetic' }, { seconds: 1, perMinute: 4 });
+    const { due, planned } = await tick(db);
+    expect([due, planned.map(({ keys }) => keys)]).toEqual([4, [4]]);
+    const claim = await db.claim({ batchId: planned[0]?.batchId ?? '', leaseSeconds: 45, bytesMax: 1e7 });
+    expect(claim.triggers).toHaveLength(4);
+    expect((await tick(db)).due).toBe(0);
   });
 
   test('the audit can be added to and nothing else', async () => {
@@ -192,13 +281,35 @@ describe('views', () => {
     for (let n = 0; n < 3; n += 1) await poll();
     expect(await db.trigger(one.triggerId)).toMatchObject({ quietPolls: 3, lastCode: 'ok' });
     await poll({ events: 2, deduplicated: 5, pollMs: 12.6 });
-    const lines = await db.timeline(one.triggerId, 10);
-    expect(lines.map((line) => [line.events, line.quietPolls])).toEqual([
-      [2, 3],
-      [1, 0],
+    const { timeline } = (await db.explain(one.triggerId, { limit: 10 })) ?? { timeline: [] };
+    expect(timeline).toMatchObject([
+      { what: 'polled', found: 7, deduplicated: 5, delivered: 2, pollMs: 13, skipped: [] },
+      { what: 'quiet', polls: 3 },
+      { what: 'polled', delivered: 1 },
     ]);
-    expect(lines[0]).toMatchObject({ what: 'polled', deduplicated: 5, pollMs: 13 });
-    expect(lines[0]?.detail).toMatch(/3 empty polls from .+ to /);
+    const [last, quiet] = timeline as {
+      at: string;
+      dueAt: string;
+      claimedAt: string;
+      claimedBy: string;
+      from: string;
+    }[];
+    expect(last?.claimedBy).toMatch(/^batch-poller:0:/);
+    expect([quiet?.from, last?.dueAt, last?.claimedAt, last?.at].toSorted()).toEqual([
+      quiet?.from,
+      last?.dueAt,
+      last?.claimedAt,
+      last?.at,
+    ]);
+    await poll();
+    const open = await db.explain(one.triggerId, { limit: 1 });
+    expect(open).toMatchObject({
+      timeline: [{ what: 'quiet', polls: 1 }, { what: 'polled' }, { what: 'quiet', polls: 3 }],
+      more: true,
+    });
+    const past = await db.explain(one.triggerId, { limit: 10, until: '2020-01-01T00:00:00Z' });
+    expect(past?.timeline).toEqual([]);
+    await poll({ events: 1 });
     expect(await db.trigger(one.triggerId)).toMatchObject({ quietPolls: 0, quietSince: null });
   });
 
@@ -216,7 +327,8 @@ describe('views', () => {
       if (n === 1) await db.sql`update polling_trigger_runs set quiet_since = quiet_since - interval '61 min'`;
     }
     // The first line is the changed code, the second the summary of the hour.
-    expect((await db.timeline(one.triggerId, 10)).map((line) => line.quietPolls)).toEqual([1, 0]);
+    const explained = await db.explain(one.triggerId, { limit: 10 });
+    expect(explained?.timeline.map(({ what }) => what)).toEqual(['polled', 'quiet', 'polled']);
   });
 
   test('a fenced poll leaves its line', async () => {
@@ -229,7 +341,37 @@ describe('views', () => {
       batchId,
       triggers.map((key) => row(key)),
     );
-    expect((await db.timeline(one.triggerId, 1))[0]).toMatchObject({ code: 'fenced', outcome: 'fenced' });
+    const explained = await db.explain(one.triggerId, { limit: 1 });
+    expect(explained?.timeline[0]).toMatchObject({ what: 'fenced', code: 'fenced' });
+  });
+
+  test('explain says why a due trigger is not polled now, and what it had waited for', async () => {
+    const one = change({ tenantId: 'tenant-1' });
+    await push(db, [one]);
+    const now = async () => (await db.explain(one.triggerId, { limit: 5 }))?.now;
+    expect(await now()).toMatch(/waits for the next tick/);
+    await db.setHold('ann', { tenantId: 'tenant-1' }, { seconds: 600 });
+    expect(await now()).toMatch(/not polled because of maintenance, until /);
+    await db.clearHold('ann', { tenantId: 'tenant-1' });
+    await tick(db, { dispatch: false });
+    expect(await now()).toMatch(/because the control plane or the object store does not answer/);
+    await db.sql`update holds_log set until = statement_timestamp() where reason = 'breaker'`;
+    await db.sql`update timer_shards set backoff_until = statement_timestamp() + interval '30 s'`;
+    expect(await now()).toMatch(/because its timer shard backs off/);
+    await db.sql`update timer_shards set backoff_until = null`;
+    const { planned } = await tick(db);
+    expect(await now()).toContain(`planned in batch ${planned[0]?.batchId}`);
+    const claim = await db.claim({ batchId: planned[0]?.batchId ?? '', leaseSeconds: 45, bytesMax: 1e7 });
+    expect(await now()).toMatch(/leased by batch .+, hop 0, step claim/);
+    await commit(
+      db,
+      planned[0]?.batchId ?? '',
+      claim.triggers.map((key) => row(key, { events: 1 })),
+    );
+    expect(await now()).toMatch(/polled next at/);
+    const explained = await db.explain(one.triggerId, { limit: 5 });
+    expect(explained?.timeline[0]).toMatchObject({ skipped: [{ reason: 'maintenance' }, { reason: 'breaker' }] });
+    expect(await db.explain(randomUUID(), { limit: 5 })).toBeUndefined();
   });
 
   test('a trigger names the live batch that leases it, and none when that is over', async () => {

@@ -222,7 +222,7 @@ describe('wake', () => {
 describe('several timer shards', () => {
   test('each plans its own storage shards and leaves the others alone', async () => {
     await insertDue(db, 200);
-    await db.ensureTimerShards(4);
+    expect(await db.setTimerShards('ann', 4)).toBe(1);
     const seen: string[] = [];
     for (const timerShard of await db.timerShards()) {
       const { planned } = await db.tick({ timerShard, batchSize: 5000, batchIds: batchIds(1), dispatch: true });
@@ -231,7 +231,9 @@ describe('several timer shards', () => {
       seen.push(...claim.triggers.map((one) => one.triggerId));
     }
     expect(new Set(seen).size).toBe(200);
-    await db.ensureTimerShards(1);
+    await db.ensureTimerShards(8);
+    expect(await db.timerShards()).toEqual([0, 1, 2, 3]);
+    expect(await db.setTimerShards('ann', 1)).toBe(4);
     expect(await db.timerShards()).toEqual([0]);
     expect((await db.shards())[0]?.storageShards).toHaveLength(64);
   });
@@ -241,6 +243,31 @@ describe('several timer shards', () => {
     expect(await db.tick({ timerShard: 9, batchSize: 10, batchIds: batchIds(1), dispatch: true })).toMatchObject({
       planned: [],
       due: 0,
+      gone: true,
     });
+  });
+
+  test('re-sharding waits for a tick under way, loses no due row and lets none be claimed twice', async () => {
+    await insertDue(db, 300);
+    const before = (await tick(db, { batchSize: 100 })).planned;
+    await db.claim({ batchId: before[0]?.batchId ?? '', leaseSeconds: 45, bytesMax: 1e7 });
+    await db.setTimerShards('ann', 4);
+    const claimed: string[] = [];
+    for (const timerShard of await db.timerShards())
+      for (const { batchId } of (await db.tick({ timerShard, batchSize: 500, batchIds: batchIds(9), dispatch: true }))
+        .planned)
+        claimed.push(
+          ...(await db.claim({ batchId, leaseSeconds: 45, bytesMax: 1e7 })).triggers.map((one) => one.triggerId),
+        );
+    // What the old division had planned is claimed by its own batches, and by no other.
+    for (const { batchId } of before)
+      claimed.push(
+        ...(await db.claim({ batchId, leaseSeconds: 45, bytesMax: 1e7 })).triggers.map((one) => one.triggerId),
+      );
+    expect([claimed.length, new Set(claimed).size]).toEqual([300, 300]);
+    const [written] = await db.sql`select detail from audit where verb = 'set_shards' order by id desc limit 1`;
+    expect(written?.detail).toEqual({ from: 1, to: 4 });
+    await db.setTimerShards('ann', 1);
+    await expect(db.setTimerShards('ann', 65)).rejects.toThrow(RangeError);
   });
 });

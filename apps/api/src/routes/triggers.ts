@@ -11,6 +11,7 @@ import {
   createTriggerBody,
   createTriggersBody,
   enableBody,
+  explainQuery,
   listTriggersQuery,
   patchTriggerBody,
   reasonBody,
@@ -180,12 +181,16 @@ export function triggerRoutes(app: App, { triggers, audit }: Registry, engine: E
       schema: {
         summary: 'What the engine did with it and will do',
         params: uuidParams,
+        querystring: explainQuery,
         response: { 200: z.unknown() },
       },
     },
     async (request) => {
       const { id } = await triggers.get(callerOf(request).tenantId, request.params.id);
-      return engine.get(`/triggers/${id}/explain`);
+      const range = new URLSearchParams();
+      for (const [name, value] of Object.entries(request.query))
+        if (value !== undefined) range.set(name, String(value));
+      return engine.get(`/triggers/${id}/explain${range.size === 0 ? '' : `?${range}`}`);
     },
   );
   app.get(

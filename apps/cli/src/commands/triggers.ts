@@ -11,6 +11,12 @@ import { contextOf, forEachId, idPath, jsonOf, limitOption, numberFrom, show, sh
 
 const COLUMNS = ['id', 'name', 'slug', 'intervalSeconds', 'status.state', 'status.code', 'lastEventAt'];
 
+interface PollNow {
+  all?: true;
+  toolkit?: string;
+  tenant?: string;
+}
+
 interface Create {
   toolkit: string;
   slug: string;
@@ -134,12 +140,20 @@ Example:
     .argument('[ids...]', 'trigger ids')
     .description('poll at once instead of at the next slot')
     .option('--all', 'every polled trigger')
-    .action(async (ids: string[], { all }: { all?: true }, command: Command) => {
+    .option('--toolkit <name>', 'with --all: of this toolkit')
+    .option('--tenant <id>', 'with --all: of this tenant')
+    .action(async (ids: string[], { all, toolkit, tenant }: PollNow, command: Command) => {
       const context = contextOf(io, command);
       if ((all === true) === ids.length > 0) {
         throw new CommandFailed('triggers poll-now takes trigger ids, or --all', EXIT.usage);
       }
-      if (all === true) show(context, await context.engine().send('POST', '/poll-all', {}));
+      const scope = {
+        ...(toolkit === undefined ? {} : { toolkit }),
+        ...(tenant === undefined ? {} : { tenantId: tenant }),
+      };
+      if (all !== true && Object.keys(scope).length > 0)
+        throw new CommandFailed('--toolkit and --tenant go with --all', EXIT.usage);
+      if (all === true) show(context, await context.engine().send('POST', '/poll-all', scope));
       else
         await forEachId(context, ids, 'due now', (id) =>
           context.api().send('POST', idPath('/triggers', id, 'poll-now'), {}),
@@ -168,17 +182,42 @@ Example:
     .command('explain')
     .argument('<id>', 'trigger id')
     .description('what happened to a trigger, poll by poll, and what happens next')
-    .action(async (id: string, _, command: Command) => {
+    .addOption(new Option('--since <time>', 'from here on; default: a day before --until').argParser(timeOf))
+    .addOption(new Option('--until <time>', 'up to here; default: now').argParser(timeOf))
+    .addOption(new Option('--limit <n>', 'lines at the most').argParser(numberFrom(1, 500)).default(100))
+    .action(async (id: string, { since, until, limit }: Explain, command: Command) => {
       const context = contextOf(io, command);
-      const answer = asRecord(await context.api().get(idPath('/triggers', id, 'explain')));
+      const answer = asRecord(await context.api().get(idPath('/triggers', id, 'explain'), { since, until, limit }));
       if (context.json || !Array.isArray(answer.timeline)) return show(context, answer);
-      const { timeline, ...rest } = answer;
+      const { timeline, trigger: _, waits: __, ...rest } = answer;
       show(context, rest);
       io.out('\n');
-      showList(context, timeline as Row[], ['at', 'what', 'code', 'detail']);
+      showList(context, (timeline as Row[]).map(lineOf), ['at', 'what', 'code', 'dueAt', 'detail', 'nextAt']);
     });
 
   return group;
+}
+
+interface Explain {
+  since?: string;
+  until?: string;
+  limit: number;
+}
+
+/** A line of the timeline for people. */
+function lineOf(line: Row): Row {
+  if (line.what === 'quiet')
+    return { ...line, at: line.from, detail: `${line.polls} empty polls from ${line.from} to ${line.to}` };
+  const skipped = (Array.isArray(line.skipped) ? (line.skipped as Row[]) : []).map(
+    ({ reason, since, until }) => `skipped: ${reason} from ${since} to ${until ?? 'now'}`,
+  );
+  const parts = [
+    `found ${line.found}, deduplicated ${line.deduplicated}, delivered ${line.delivered}`,
+    ...(line.claimedBy == null ? [] : [`claimed by ${line.claimedBy} at ${line.claimedAt}`]),
+    ...skipped,
+    ...(line.reason ? [String(line.reason)] : []),
+  ];
+  return { ...line, detail: parts.join('; ') };
 }
 
 /** How the connector's items are told apart, which the engine has to know. */

@@ -62,6 +62,10 @@ async function commitOnce(deps: BatchDeps, input: CommitStepInput, context: Step
         else freed += 1;
       }
       const end = input.force || open === 0;
+      // A platform that failed most of the batch fails the next one too: the shard waits. Else it concerns these alone.
+      const released = freed + rows.filter((row) => row.outcome === 'release').length;
+      const backsOff = input.force && !deps.draining.aborted && released > 0 && released * 2 >= read.length;
+      if (input.force && !deps.draining.aborted && !backsOff) spaceOut(rows, mine);
       const backoff = hopBackoffSeconds(input.retryCounter, input.askedSeconds);
       running.open = open;
       const result = await deps.store.commit({
@@ -69,7 +73,7 @@ async function commitOnce(deps: BatchDeps, input: CommitStepInput, context: Step
         rows,
         end,
         // Not for a drain: nothing was wrong, and who starts next should go on at once.
-        forced: input.force && !deps.draining.aborted && (freed > 0 || rows.some((row) => row.outcome === 'release')),
+        forced: backsOff,
         open,
         ...(end ? {} : { extendSeconds: input.policy.leaseSeconds + backoff }),
       });
@@ -85,6 +89,20 @@ async function commitOnce(deps: BatchDeps, input: CommitStepInput, context: Step
       return { status: 'ok', done: result.committed, left: end ? 0 : open, askedSeconds: backoff };
     },
   );
+}
+
+const RELEASED_SECONDS_MIN = 30;
+const RELEASED_SECONDS_MAX = 300;
+
+/** Released rows come again after their interval, within half a minute to five: at once would be a hot loop for a few. */
+function spaceOut(rows: CommitRow[], entries: readonly FoldedEntry[]): void {
+  const intervals = new Map(entries.map(({ trigger }) => [trigger.triggerId, trigger.intervalSeconds]));
+  for (const [at, row] of rows.entries()) {
+    if (row.outcome !== 'release') continue;
+    const interval = intervals.get(row.triggerId) ?? RELEASED_SECONDS_MAX;
+    const seconds = Math.min(RELEASED_SECONDS_MAX, Math.max(RELEASED_SECONDS_MIN, interval));
+    rows[at] = { ...row, retryAfterSeconds: Math.max(seconds, row.retryAfterSeconds ?? 0) };
+  }
 }
 
 /** An impossible transition stops that entry with a named error, and nothing else: it stays as it is, and its lease ends. */

@@ -124,6 +124,8 @@ export interface CommitRow extends LeasedKey {
   /** Events delivered in this batch. */
   readonly events: number;
   readonly deduplicated?: number;
+  /** Items in the answers; absent: delivered and deduplicated ones. */
+  readonly found?: number;
   readonly pollMs?: number;
   /** Events of a source that cannot repeat itself, not delivered: kept in `held_events`. */
   readonly held?: readonly StoredEvent[];
@@ -141,7 +143,7 @@ export interface CommitInput {
   readonly rows: readonly CommitRow[];
   /** True only in the last statement of a batch's last commit: sets `ended_at`, which frees everything left. */
   readonly end: boolean;
-  /** A forced end that released rows, or freed some that were never polled: the timer shard backs off (30 s → 5 min). */
+  /** A forced end that released at least half of what was claimed: the timer shard backs off (30 s → 5 min). */
   readonly forced: boolean;
   /** Entries that keep their lease for the next hop. */
   readonly open: number;

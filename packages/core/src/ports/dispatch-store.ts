@@ -26,6 +26,8 @@ export interface TickResult {
   readonly wakeInMs: number;
   readonly oldestDueSeconds: number;
   readonly backoffMs: number;
+  /** The timer shard is no more: re-sharding gave its rows to others. */
+  readonly gone?: boolean;
 }
 
 export interface FeedPageInput {
@@ -52,16 +54,27 @@ export interface Violation {
   readonly triggerId?: string;
   readonly timerShard?: number;
   readonly detail: string;
+  /** A recorded hold keeps it from being polled: listed, not counted. */
   readonly held?: boolean;
+  /** What a check that repairs did about it; absent when it only looked. */
+  readonly done?: string;
 }
 
+/** Lists name at most 1,000 of a kind; the counts are whole. */
 export interface LivenessReport {
   readonly checked: number;
   readonly polled: number;
+  /** Violations under no hold, by kind. */
+  readonly open: Readonly<Record<string, number>>;
   readonly violations: readonly Violation[];
+  /** Polled triggers without a good poll for three intervals. */
   readonly stale: number;
+  readonly staleTriggers: readonly Violation[];
+  /** Polled triggers without an event for many of their usual gaps. */
+  readonly silent: number;
+  readonly silentTriggers: readonly Violation[];
   readonly oldestDueSeconds: number;
-  /** Timer shards with due work and no live tick, to be started. */
+  /** Timer shards that have not ticked when they should have, to be started. */
   readonly quietShards: readonly number[];
 }
 
@@ -80,8 +93,12 @@ export interface DispatchStore {
   heartbeatWorker(input: { readonly workerId: string; readonly width: number }): Promise<{ readonly live: number }>;
   removeWorker(workerId: string): Promise<{ readonly othersLive: number }>;
   timerShards(): Promise<readonly number[]>;
+  /** Makes the timer shards when there are none yet; a fleet that has some keeps them. */
   ensureTimerShards(count: number): Promise<void>;
+  /** Looks, and changes nothing. */
   liveness(): Promise<LivenessReport>;
+  /** Mends what SQL alone can mend of the report, and clears away what is over. */
+  repairLiveness(report: LivenessReport): Promise<void>;
   /** Unsent lifecycle records under the advisory lock; `acknowledge` removes those echoed. Null when another worker has the lock. */
   pendingLifecycle(limit: number): Promise<readonly (LifecycleRecord & { readonly id: string })[] | null>;
   acknowledgeLifecycle(ids: readonly string[]): Promise<void>;

@@ -29,6 +29,7 @@ locked as materialized (                                        -- every predica
     and (t.lease_owner is null or t.lease_owner <> all (array(select batch_no from live)))
     and (t.toolkit_h, t.connection_h) not in (select toolkit_h, connection_h from held)   -- by hash: holds may be many
     and (t.toolkit_h, 0::bigint) not in (select toolkit_h, connection_h from held)
+    and (t.tenant_h, 2::bigint) not in (select toolkit_h, connection_h from held)
     and not exists (select from held where toolkit_h = 0 and connection_h = 0)
   order by t.shard, t.trigger_id for update of t skip locked),
 paced as materialized (                                         -- rows under a limit, in turn

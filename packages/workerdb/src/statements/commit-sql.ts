@@ -13,11 +13,11 @@ with me as materialized (
 j as materialized (select $2::text::jsonb as list),            -- parsed once for all rows; the planner sees only the limit's parameter
 d as materialized (
   select d.* from j, jsonb_to_recordset(j.list) as d(s smallint, i uuid, e integer, o text, c smallint, ct text, hc smallint, hct text,
-    ha integer, ch text, ra integer, cur jsonb, cn boolean, sn text, v text, pr boolean, ev integer, dd integer, ms integer, pl boolean, rk boolean,
+    ha integer, ch text, ra integer, cur jsonb, cn boolean, sn text, v text, pr boolean, ev integer, dd integer, fd integer, ms integer, pl boolean, rk boolean,
     r text, h jsonb, hd jsonb, dl jsonb, w jsonb) limit jsonb_array_length($2::text::jsonb)),
 locked as materialized (                                        -- in key order, with the values as they were
   select d.*, t.lease_owner = (select batch_no from me) and t.lease_epoch = d.e and t.enabled as mine, t.last_committed_epoch >= d.e as done,
-    t.last_code as was_code, t.quiet_polls as was_polls, t.quiet_since as was_since, t.halted_code as was_halt, t.toolkit_h, t.connection_h,
+    t.last_code as was_code, t.next_poll_at as was_due, t.quiet_polls as was_polls, t.quiet_since as was_since, t.halted_code as was_halt, t.toolkit_h, t.connection_h,
     t.failure_count, t.poison_count
   from (select * from d order by s, i) d
   join polling_trigger_runs t on t.shard = d.s and t.trigger_id = d.i order by t.shard, t.trigger_id for update of t),
@@ -27,11 +27,13 @@ down as materialized (                                          -- toolkits most
     where slot > floor(extract(epoch from statement_timestamp()) / 10)::bigint - 6
       and exists (select from locked where c in (42, 43))
     union all select toolkit_h, 1, (c in (42, 43))::int from locked where mine and o <> 'release') x
-  group by 1 having sum(x.polls) >= 20 and sum(x.failures) * 2 > sum(x.polls)),
+  group by 1 having sum(x.failures) * 2 > sum(x.polls) and (sum(x.polls) >= 20 or x.toolkit_h = any (array(   -- of one that is down a probe says it
+    select toolkit_h from source_limits where reason = 'source_down' and connection_h = 0)))),
 act as materialized (                                           -- with the batch's own: upd joins the row by its key and nothing else
   select l.*, (select batch_no from me) as batch_no, (select claimed_at from me) as claimed_at, (select now from me) as now, l.o = 'backoff' and l.c in (42, 43) and l.toolkit_h = any (array(select toolkit_h from down)) as is_down,
     case when l.o = 'halt' then l.hc
-      when l.o = 'backoff' and l.ha is not null and (case l.ch when 'p' then l.poison_count else l.failure_count end) + 1 >= l.ha then l.hc
+      when l.o = 'backoff' and l.ha is not null and (case when l.ch = 'p' then l.poison_count when l.c is distinct from l.was_code then 0
+        else l.failure_count end) + 1 >= l.ha then l.hc                                  -- failures of the same code in a row
     end as halt,
     l.ev > 0 or l.o <> 'success' or l.c is distinct from l.was_code or l.was_since < statement_timestamp() - interval '1 h' as logs
   from locked l where l.mine),
@@ -42,7 +44,7 @@ upd as (
       when d.o = 'release' then greatest(t.next_poll_at, d.now + d.ra * interval '1 s')
       when t.halted_code is not null and d.o in ('backoff', 'rate_limited') then d.now + interval '6 h'
       when t.poll_requested_at > d.claimed_at or d.o = 'more' then d.now
-      when d.is_down then d.now + t.interval_s * interval '1 s'
+      when d.is_down then d.now                                                          -- its toolkit's hold is what it waits for
       when d.o = 'rate_limited' then d.now + greatest(1, coalesce(d.ra, t.interval_s)) * interval '1 s'
       when d.o = 'backoff' then greatest(d.now + coalesce(d.ra, 0) * interval '1 s', d.now + (0.5 + 0.5 * random()) * least(
         greatest(t.interval_s, 30) * power(2, least(greatest(t.failure_count, t.poison_count), 20)), least(21600, greatest(8 * t.interval_s, 900))) * interval '1 s')
@@ -54,7 +56,9 @@ upd as (
     quiet_since = case when d.logs then null else coalesce(t.quiet_since, d.now) end,
     quiet_polls = case when d.logs then 0 else t.quiet_polls + 1 end,
     failure_count = case when d.pl or d.o in ('success', 'more') then 0
-      when d.o = 'backoff' and d.ch = 'f' and not d.is_down then least(t.failure_count + 1, 32000) else t.failure_count end,
+      when d.o = 'backoff' and d.ch = 'f' and not d.is_down then case when d.ha is not null and d.c is distinct from d.was_code then 1
+        else least(t.failure_count + 1, 32000) end
+      else t.failure_count end,
     poison_count = case when d.o in ('success', 'more') then 0 when d.o = 'backoff' and d.ch = 'p' then least(t.poison_count + 1, 32000)
       else t.poison_count end,
     last_code = case when d.is_down then 6 else d.c end,
@@ -64,6 +68,8 @@ upd as (
       when d.cur is not null then greatest(t.state_bytes, octet_length(d.cur::text)) else t.state_bytes end,
     halted_code = case when d.halt is not null then d.halt when d.o in ('success', 'more') then null else t.halted_code end,
     last_event_at = case when d.ev > 0 then d.now else t.last_event_at end,
+    event_gap_s = case when d.ev > 0 and t.last_event_at is not null then case when t.event_gap_s is null then extract(epoch from d.now - t.last_event_at)::int
+      else (t.event_gap_s * 3 + least(extract(epoch from d.now - t.last_event_at), 1e8)::int) / 4 end else t.event_gap_s end,
     halted_at = case when d.halt is not null then case when t.halted_code = d.halt then t.halted_at else d.now end
       when d.o in ('success', 'more') then null else t.halted_at end,
     version_used = coalesce(d.v, t.version_used)
@@ -74,11 +80,14 @@ st as (
   update polling_trigger_states s set cursor = case when d.cn then null else coalesce(d.cur, s.cursor) end, seen = coalesce(decode(d.sn, 'base64'), s.seen)
   from act d where s.shard = d.s and s.trigger_id = d.i and (d.cur is not null or d.cn or d.sn is not null)),
 log as (
-  insert into poll_log (at, trigger_id, lease_epoch, code, outcome, events, deduplicated, poll_ms, quiet_polls, quiet_since, reason)
-  select now, i, e, case when is_down then 6 else c end, case when halt is not null then 'halt' else o end, ev, coalesce(dd, 0), ms, was_polls, was_since, r
+  insert into poll_log (at, trigger_id, lease_epoch, code, outcome, events, deduplicated, poll_ms, quiet_polls, quiet_since, reason,
+    due_at, claimed_at, next_at, batch_no, found)
+  select now, i, e, case when is_down then 6 else c end, case when halt is not null then 'halt' else o end, ev, coalesce(dd, 0), ms, was_polls, was_since, r,
+    was_due, claimed_at, next_poll_at, batch_no, fd
   from upd where logs
-  union all select statement_timestamp(), l.i, l.e, 7, 'fenced', 0, 0, l.ms, 0, null, 'taken from its batch by a change'
-  from locked l where l.mine is not true and not l.done),
+  union all select statement_timestamp(), l.i, l.e, 7, 'fenced', 0, 0, l.ms, 0, null, 'taken from its batch by a change',
+    null, me.claimed_at, l.was_due, me.batch_no, null
+  from locked l, me where l.mine is not true and not l.done),
 life as (
   insert into lifecycle_outbox (trigger_id, config_version, state, code, at)
   select u.i, p.config_version, x.state, x.code, u.now
@@ -105,10 +114,16 @@ hold as (
   select distinct on (u.toolkit_h) u.toolkit_h, 0, 1, u.now + interval '60 s', u.now, 'source_down', p.toolkit, '', ''
   from upd u cross join lateral (select t.toolkit from polling_triggers t where t.shard = u.s and t.trigger_id = u.i limit 1) p
   where u.is_down order by u.toolkit_h
-  on conflict (toolkit_h, connection_h) do nothing),
+  on conflict (toolkit_h, connection_h) do update set per_minute = 1, not_before = excluded.not_before, stepped_at = excluded.made_at
+    where source_limits.reason = 'source_down'),
+good as materialized (                                          -- down toolkits whose polls succeed again, by batches claimed since the last step
+  select l.toolkit_h, l.per_minute from source_limits l where l.reason = 'source_down' and l.connection_h = 0 and greatest(l.made_at, l.stepped_at) < (select claimed_at from me)
+    and l.toolkit_h = any (array(select distinct toolkit_h from act where o in ('success', 'more') and toolkit_h <> all (array(select toolkit_h from down))))),
+ramped as (                                                     -- 1, 10, 100, 1,000: each good batch lets ten times as many follow at once
+  update source_limits l set per_minute = l.per_minute * 10, not_before = statement_timestamp(), stepped_at = statement_timestamp()
+  where l.connection_h = 0 and l.toolkit_h = any (array(select toolkit_h from good where per_minute < 1000))),
 recovered as (
-  delete from source_limits where reason = 'source_down' and connection_h = 0 and made_at < (select claimed_at from me) and toolkit_h = any (array(
-    select distinct toolkit_h from act where o in ('success', 'more') and toolkit_h <> all (array(select toolkit_h from down))))),
+  delete from source_limits where connection_h = 0 and toolkit_h = any (array(select toolkit_h from good where per_minute >= 1000))),
 held as (                                                       -- of fenced entries too: what cannot be asked again is kept
   insert into held_events (shard, trigger_id, event_id, held_at, event)
   select d.s, d.i, h.id, statement_timestamp(), h.ev
@@ -135,10 +150,13 @@ pause as (
   update timer_shards set
     backoff_until = case when $6::boolean then statement_timestamp() + least(300, 30 * 2 ^ backoff_level) * interval '1 s' end,
     backoff_level = case when $6::boolean then least(backoff_level + 1, 4) else 0 end
-  where $3::boolean and timer_shard = (select timer_shard from me) and ($6::boolean or backoff_level > 0))
+  where $3::boolean and timer_shard = (select timer_shard from me) and ($6::boolean or backoff_level > 0) returning timer_shard, backoff_until),
+waits as (
+  insert into holds_log (timer_shard, since, until, reason)
+  select timer_shard, statement_timestamp(), backoff_until, 'backoff' from pause where backoff_until is not null)
 select count(*)::int as committed, (extract(epoch from min(u.next_poll_at) - statement_timestamp()) * 1000)::float8 as next_due_ms,
   coalesce((select min(u.next_poll_at) < t.wake_at or (t.wake_at <= t.ticked_at and (select open from me) > $4)   -- the tick left due rows: places are free
-    from timer_shards t where t.timer_shard = (select timer_shard from me)), true) as arm,
+    from timer_shards t where t.timer_shard = (select timer_shard from me)), true) or exists (select from good) as arm,
   (select coalesce(jsonb_agg(jsonb_build_array(x.s, x.i, x.e, x.st)), '[]') from (
     select l.s, l.i, l.e, case when l.done then 'already' else 'fenced' end as st from locked l where l.mine is not true
     union all select d.s, d.i, d.e, 'fenced' from d where (d.s, d.i) not in (select s, i from locked)) x) as exceptions,

@@ -198,6 +198,7 @@ function rowJson(row: CommitRow): string {
   if (row.versionUsed !== undefined) json += `,"v":${JSON.stringify(row.versionUsed)}`;
   if (row.primed !== undefined) json += `,"pr":${row.primed}`;
   if (row.deduplicated !== undefined) json += `,"dd":${row.deduplicated}`;
+  if (row.found !== undefined && row.found !== row.events + (row.deduplicated ?? 0)) json += `,"fd":${row.found}`;
   if (row.pollMs !== undefined) json += `,"ms":${Math.round(row.pollMs)}`;
   if (row.polled === true) json += ',"pl":true';
   if (row.rekeyed === true) json += ',"rk":true';

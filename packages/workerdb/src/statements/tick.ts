@@ -14,8 +14,9 @@ pend as materialized (
   where claimed_at is null and ended_at is null and started_at > statement_timestamp() - interval '60 s'),
 planned as materialized (select k.s, k.i, k.e from pend, unnest(pend.key_shards, pend.key_ids, pend.key_epochs) as k(s, i, e)),
 hold as materialized (select toolkit_h, connection_h, not_before from source_limits where not_before > statement_timestamp()),
+lim as materialized (select toolkit_h, connection_h, per_minute from source_limits where per_minute is not null and not_before <= statement_timestamp()),
 cand as (                                                       -- "due at" is one expression: count and next wake cannot disagree
-  select t.shard, t.trigger_id, t.lease_epoch, t.tenant_h, greatest(t.next_poll_at, b.expires_at, c.not_before, k.not_before, g.not_before) as at
+  select t.shard, t.trigger_id, t.lease_epoch, t.tenant_h, t.toolkit_h, t.connection_h, greatest(t.next_poll_at, b.expires_at, c.not_before, k.not_before, n.not_before, g.not_before) as at
   from unnest($2::smallint[]) as s(shard) cross join lateral (
     select r.shard, r.trigger_id, r.lease_epoch, r.tenant_h, r.toolkit_h, r.connection_h, r.lease_owner, r.next_poll_at
     from polling_trigger_runs r
@@ -24,23 +25,35 @@ cand as (                                                       -- "due at" is o
   left join live b on b.batch_no = t.lease_owner
   left join hold c on c.toolkit_h = t.toolkit_h and c.connection_h = t.connection_h
   left join hold k on k.toolkit_h = t.toolkit_h and k.connection_h = 0
+  left join hold n on n.toolkit_h = t.tenant_h and n.connection_h = 2
   left join hold g on g.toolkit_h = 0 and g.connection_h = 0),
+surplus as materialized (                                       -- claim would not take them: they must not fill a batch's places
+  select p.shard, p.trigger_id from (
+    select c.shard, c.trigger_id, l.per_minute, row_number() over (partition by l.toolkit_h, l.connection_h order by c.at, c.trigger_id) as nth
+    from lim l join cand c on c.toolkit_h = l.toolkit_h and l.connection_h in (0, c.connection_h)
+    where c.at <= statement_timestamp()) p
+  where p.nth > p.per_minute),
 ready as materialized (
   select c.shard, c.trigger_id, c.lease_epoch, c.at, row_number() over (partition by c.tenant_h order by c.at, c.trigger_id) as rank
   from cand c where c.at <= statement_timestamp()
-    and not exists (select from planned p where p.s = c.shard and p.i = c.trigger_id and p.e = c.lease_epoch)),
+    and not exists (select from planned p where p.s = c.shard and p.i = c.trigger_id and p.e = c.lease_epoch)
+    and (c.shard, c.trigger_id) not in (select shard, trigger_id from surplus)),
 sums as materialized (
   select (select count(*) from ready) as due, (select min(at) from ready) as oldest,
     (select min(at) from cand where at > statement_timestamp()) as next,
     greatest(1, (select count(*) from workers where seen_at > statement_timestamp() - interval '45 s')) as workers,
     (select count(*) from live) + (select count(*) from pend) as batches,
     (select coalesce(sum(open), 0) from live) + (select coalesce(sum(planned), 0) from pend) as open,
-    coalesce((select backoff_until from timer_shards where timer_shard = $1), '-infinity') as backoff),
+    coalesce((select backoff_until from timer_shards where timer_shard = $1), '-infinity') as backoff,
+    (select backoff_level > 0 from timer_shards where timer_shard = $1)                  -- after a back-off one batch finds out for all
+      as probing, exists (select from batches b, timer_shards t where t.timer_shard = $1 and b.timer_shard = $1 and ended_at is null
+        and b.started_at > t.backoff_until and (expires_at > statement_timestamp() or (claimed_at is null and b.started_at > statement_timestamp() - interval '60 s'))) as probe_open),
 room as materialized (                                          -- bounded by work, so a straggler holds one place and not a batch;
   select case when k.keys >= k.due or (k.keys % $3::int) * 2 >= $3::int then k.keys      -- a small rest of it waits for places for more,
     else k.keys - k.keys % $3::int end as keys from (                                    -- or one odd batch would split all that follow
-    select due, case when not $5::boolean or backoff > statement_timestamp() then 0 else greatest(0, least(
-      due, 2 * $3::int * workers - open, $3::int * (16 * workers - batches), $3::int * cardinality($4::text[]))) end as keys from sums) k),
+    select due, case when not $5::boolean or backoff > statement_timestamp() or (probing and probe_open) then 0 else greatest(0, least(
+      due, 2 * $3::int * workers - open, $3::int * (16 * workers - batches),
+      $3::int * case when probing then 1 else cardinality($4::text[]) end)) end as keys from sums) k),
 ranked as (
   select r.shard, r.trigger_id, r.lease_epoch, row_number() over (order by r.rank, r.at, r.trigger_id) as rn
   from ready r order by r.rank, r.at, r.trigger_id limit (select keys from room)),
@@ -62,6 +75,14 @@ select s.due::int as due, m.keys::int as keys, coalesce(extract(epoch from state
   (select coalesce(jsonb_agg(jsonb_build_object('batchId', batch_id, 'keys', planned)), '[]') from put) as planned,
   (select coalesce(jsonb_agg(batch_id), '[]') from pend where batch_id like 'batch-poller:' || $1::text || ':%') as unclaimed
 from sums s, room m`;
+
+/** A tick that may not dispatch says so, for liveness and explain: one row as long as it goes on. */
+const NOTE_BREAKER = `
+with x as (
+  update holds_log set until = statement_timestamp() + interval '60 s'
+  where timer_shard = $1 and reason = 'breaker' and until > statement_timestamp() - interval '60 s' returning 1)
+insert into holds_log (timer_shard, since, until, reason)
+select $1::smallint, statement_timestamp(), statement_timestamp() + interval '60 s', 'breaker' where not exists (select from x)`;
 
 interface TickRow {
   readonly due: number;
@@ -86,6 +107,7 @@ export async function tickTimerShard(sql: Sql, input: TickInput): Promise<TickRe
       },
     );
     if (shard === undefined) return undefined;
+    if (!input.dispatch) await tx.unsafe(NOTE_BREAKER, [input.timerShard], { prepare: true });
     const ids = `{${input.batchIds.map((id) => `"${id}"`).join(',')}}`;
     const serves = `{${shard.serves.join(',')}}`;
     const [found] = await tx.unsafe<TickRow[]>(TICK, [input.timerShard, serves, input.batchSize, ids, input.dispatch], {
@@ -94,7 +116,16 @@ export async function tickTimerShard(sql: Sql, input: TickInput): Promise<TickRe
     return found;
   });
   if (row === undefined)
-    return { planned: [], unclaimed: [], due: 0, left: 0, wakeInMs: 60_000, oldestDueSeconds: 0, backoffMs: 0 };
+    return {
+      planned: [],
+      unclaimed: [],
+      due: 0,
+      left: 0,
+      wakeInMs: 60_000,
+      oldestDueSeconds: 0,
+      backoffMs: 0,
+      gone: true,
+    };
   return {
     planned: row.planned,
     unclaimed: row.unclaimed,

@@ -144,51 +144,6 @@ export async function viewTrigger(sql: Sql, shard: number, triggerId: string): P
   return row;
 }
 
-export interface TimelineLine {
-  readonly at: string;
-  /** polled, halted, released, failed. */
-  readonly what: string;
-  /** One sentence for people. */
-  readonly detail: string;
-  readonly code: string;
-  readonly outcome: string;
-  readonly events: number;
-  readonly deduplicated: number;
-  readonly pollMs: number | null;
-  readonly reason: string | null;
-  /** Empty polls between `quietSince` and `at`. */
-  readonly quietPolls: number;
-  readonly quietSince: string | null;
-}
-
-type LogRow = Omit<TimelineLine, 'what' | 'detail'>;
-
-export async function viewTimeline(sql: Sql, triggerId: string, limit: number): Promise<readonly TimelineLine[]> {
-  const rows = await sql.unsafe<LogRow[]>(
-    `select l.at::text as at, coalesce(c.code, l.code::text) as code, l.outcome, l.events, l.deduplicated, l.poll_ms as "pollMs", l.reason,
-       l.quiet_polls as "quietPolls", l.quiet_since::text as "quietSince"
-     from poll_log l left join codes c on c.no = l.code where l.trigger_id = $1 order by l.at desc limit $2`,
-    [triggerId, limit],
-  );
-  return rows.map((row) => ({ ...row, what: WHAT[row.outcome] ?? row.outcome, detail: detailOf(row) }));
-}
-
-const WHAT: Readonly<Record<string, string>> = {
-  success: 'polled',
-  more: 'polled',
-  backoff: 'failed',
-  rate_limited: 'failed',
-  release: 'released',
-  halt: 'halted',
-};
-
-function detailOf(row: LogRow): string {
-  const parts = [`found ${row.events}, deduplicated ${row.deduplicated}`];
-  if (row.quietPolls > 0) parts.push(`${row.quietPolls} empty polls from ${row.quietSince} to ${row.at}`);
-  if (row.reason !== null && row.reason !== '') parts.push(row.reason);
-  return parts.join('; ');
-}
-
 export interface DeadLetterView {
   readonly id: string;
   readonly triggerId: string;
@@ -204,6 +159,19 @@ export async function viewDeadLetters(sql: Sql, limit: number): Promise<readonly
     `select id::text, trigger_id as "triggerId", at::text as at, stage, code, reason, event_id as "eventId" from dead_letters order by id desc limit $1`,
     [limit],
   );
+}
+
+/** One with what could not be used: `raw` is base64. */
+export async function viewDeadLetter(
+  sql: Sql,
+  id: string,
+): Promise<(DeadLetterView & { readonly raw: string }) | undefined> {
+  const [row] = await sql.unsafe<(DeadLetterView & { readonly raw: string })[]>(
+    `select id::text, trigger_id as "triggerId", at::text as at, stage, code, reason, event_id as "eventId", encode(raw, 'base64') as raw
+     from dead_letters where id = $1::text::bigint`,
+    [id],
+  );
+  return row;
 }
 
 /** Live batches: reads `batches` alone, so it may be asked often. */

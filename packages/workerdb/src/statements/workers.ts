@@ -1,6 +1,7 @@
 /** Who is alive, whose turn a loop is, and which timer shards there are. */
 import { STORAGE_SHARDS } from '@milkrun/core';
 import type { Sql } from 'postgres';
+import { TIMER_SHARD_LOCK } from './claim.ts';
 
 export async function heartbeat(sql: Sql, workerId: string, width: number): Promise<{ live: number }> {
   const [row] = await sql.unsafe<{ live: number }[]>(
@@ -39,12 +40,33 @@ export async function takeTurn(sql: Sql, name: string, workerId: string, holdSec
   return rows.length > 0;
 }
 
-/** Makes `count` timer shards that together serve each storage shard once; leaves them alone when they are so already. */
-export async function setTimerShards(sql: Sql, count: number): Promise<void> {
-  await sql.begin(async (tx) => {
+/** Makes the timer shards of a fleet that has none yet; how many there are is a setting of the database from then on. */
+export async function ensureTimerShards(sql: Sql, count: number): Promise<void> {
+  const [there] = await sql.unsafe('select from timer_shards limit 1');
+  if (there === undefined) await setTimerShards(sql, count);
+}
+
+/**
+ * Makes `count` timer shards (1 to 64) that together serve each storage shard once; answers how many there were. It waits
+ * for the ticks and claims of all of them, old and new, so that none plans by the old division after this one; what was
+ * planned by it is claimed or not by its epochs, whoever plans it again.
+ */
+export async function setTimerShards(sql: Sql, count: number, actor?: string): Promise<number> {
+  if (!(Number.isInteger(count) && count >= 1 && count <= STORAGE_SHARDS))
+    throw new RangeError(`there are 1 to ${STORAGE_SHARDS} timer shards, not ${count}`);
+  return await sql.begin(async (tx) => {
+    await tx.unsafe(
+      `select pg_advisory_xact_lock(${TIMER_SHARD_LOCK}, n) from generate_series(0, ${STORAGE_SHARDS - 1}) n order by n`,
+    );
     await tx.unsafe('lock table timer_shards in share row exclusive mode');
     const there = await tx.unsafe<{ timer_shard: number }[]>('select timer_shard from timer_shards order by 1');
-    if (there.length === count) return;
+    if (actor !== undefined) {
+      await tx.unsafe(
+        "insert into audit (actor, verb, subject, detail) values ($1, 'set_shards', 'all', $2::text::jsonb)",
+        [actor, JSON.stringify({ from: there.length, to: count })],
+      );
+    }
+    if (there.length === count) return there.length;
     for (let shard = 0; shard < count; shard += 1) {
       const serves = Array.from({ length: STORAGE_SHARDS }, (_, n) => n).filter((n) => n % count === shard);
       await tx.unsafe(
@@ -54,5 +76,6 @@ export async function setTimerShards(sql: Sql, count: number): Promise<void> {
       );
     }
     await tx.unsafe('delete from timer_shards where timer_shard >= $1', [count]);
+    return there.length;
   });
 }
