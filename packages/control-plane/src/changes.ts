@@ -2,7 +2,7 @@
 import type { Clock, FeedAnswer, Log, Metrics } from '@milkrun/core';
 import { parseChanges } from './feed.ts';
 import { type Http, pauseOf } from './http.ts';
-import { parseJson } from './json.ts';
+import { parseRecords } from './json.ts';
 import { feedPageSchema, printable } from './schemas.ts';
 import { saysTooLarge } from './wire.ts';
 
@@ -70,7 +70,7 @@ export function createReadChanges({ http, clock, metrics, log, timeoutMs, bytesM
 
 function pageOf(body: string) {
   try {
-    const parsed = feedPageSchema.safeParse(parseJson(body));
+    const parsed = feedPageSchema.safeParse(parseRecords(body));
     return parsed.success ? parsed.data : undefined;
   } catch {
     return undefined;

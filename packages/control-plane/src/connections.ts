@@ -7,7 +7,7 @@
 import type { Clock, ConnectionAnswer, ConnectionAsk, Log, Metrics, Rng } from '@milkrun/core';
 import type { ChunkSize } from './chunk-sizes.ts';
 import { type Exchange, type Http, pauseOf } from './http.ts';
-import { parseJson } from './json.ts';
+import { parseRecords } from './json.ts';
 import { failed, keyOf, type Matched, matchAnswers } from './match.ts';
 import { connectionEnvelopeSchema, printable } from './schemas.ts';
 import { connectionsBody, saysTooLarge } from './wire.ts';
@@ -205,7 +205,7 @@ function merge(asks: readonly ConnectionAsk[]): ConnectionAsk[] {
 
 function envelopeOf(body: string): readonly unknown[] | undefined {
   try {
-    const parsed = connectionEnvelopeSchema.safeParse(parseJson(body));
+    const parsed = connectionEnvelopeSchema.safeParse(parseRecords(body));
     return parsed.success ? parsed.data.connections : undefined;
   } catch {
     return undefined;

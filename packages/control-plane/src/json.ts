@@ -35,6 +35,45 @@ export function parseJson(text: string): unknown {
   });
 }
 
+/** Deeper than any value a schema takes, shallower than what overflows the stack of the careful parser. */
+const CUT_DEPTH = 512;
+
+/**
+ * `parseJson` for an answer that lists records of many triggers: a value in it that nests too deeply for the parser is cut,
+ * so that its own record is refused and no other. Throws SyntaxError for what is not JSON.
+ */
+export function parseRecords(text: string): unknown {
+  try {
+    return parseJson(text);
+  } catch (error) {
+    if (!(error instanceof RangeError)) throw error;
+    return parseJson(cutBelow(text, CUT_DEPTH));
+  }
+}
+
+/** JSON text whose lists and objects below `depth` levels are empty. */
+function cutBelow(text: string, depthMax: number): string {
+  const parts: string[] = [];
+  let depth = 0;
+  let from = 0;
+  let inString = false;
+  for (let at = 0; at < text.length; at += 1) {
+    const char = text.charCodeAt(at);
+    if (inString) {
+      if (char === 0x5c) at += 1;
+      else if (char === 0x22) inString = false;
+    } else if (char === 0x22) inString = true;
+    else if (char === 0x7b || char === 0x5b) {
+      depth += 1;
+      if (depth === depthMax) parts.push(text.slice(from, at + 1));
+    } else if (char === 0x7d || char === 0x5d) {
+      if (depth === depthMax) from = at;
+      depth -= 1;
+    }
+  }
+  return parts.join('') + text.slice(from);
+}
+
 /** Whether printing `value` gives the number that was written, whatever its notation. */
 function sameNumber(value: number, source: string): boolean {
   const printed = String(value);

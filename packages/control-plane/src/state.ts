@@ -10,7 +10,7 @@ import type {
   StateStatus,
 } from '@milkrun/core';
 import { type Exchange, type Http, pauseOf } from './http.ts';
-import { parseJson } from './json.ts';
+import { parseRecords } from './json.ts';
 import { lifecycleEchoSchema, printable, stateEnvelopeSchema, stateStatusSchema } from './schemas.ts';
 import { idempotencyKeyOf, saysRequestTooLarge, stateBody } from './wire.ts';
 
@@ -83,7 +83,7 @@ function classifyState(exchange: Exchange, sent: Pick<StateInput, 'results' | 'l
 function answered(body: string, sent: Pick<StateInput, 'results' | 'lifecycle'>): StateAnswer | undefined {
   let envelope: { results: unknown[]; lifecycle: unknown[] };
   try {
-    envelope = stateEnvelopeSchema.parse(parseJson(body));
+    envelope = stateEnvelopeSchema.parse(parseRecords(body));
   } catch {
     return undefined;
   }

@@ -42,6 +42,26 @@ it('lets a missing, a double and an unusable id concern only themselves, and ign
   expect(codes(answers)).toEqual({ c0: 'ok', c1: 'auth.missing', c2: 'auth.missing', c3: 'auth.missing', c4: 'ok' });
 });
 
+it.each([
+  ['5,000 deep', 5_000],
+  ['200,000 deep', 200_000],
+])('lets auth that nests %s concern only its own connection, whatever stands beside it', async (_how, levels) => {
+  const deep = `{"list":${'['.repeat(levels)}"]}"${']'.repeat(levels)}}`;
+  const careful = '{"__proto__":{"polluted":1},"digits":123456789012345678901234567890,"text":"[\\"{"}';
+  await using server = await standIn((_call, response) =>
+    json(
+      response,
+      `{"connections":[{"connectionId":"c0","tenantId":"t1","status":"active","auth":${careful}},` +
+        `{"connectionId":"c1","tenantId":"t1","status":"active","auth":${deep}},` +
+        `{"connectionId":"c2","tenantId":"t1","status":"active","auth":{"last":true}}]}`,
+    ),
+  );
+  const answers = await server.client().fetchConnections(asks(3));
+  expect(codes(answers)).toEqual({ c0: 'ok', c1: 'auth.missing', c2: 'ok' });
+  const [first, , last] = answers.map((answer) => (answer.code === 'ok' ? answer.auth : ''));
+  expect([first, last]).toEqual(['{"digits":123456789012345678901234567890,"text":"[\\"{"}', '{"last":true}']);
+});
+
 it('answers not_found and alerts when another tenant’s answer comes for a connection', async () => {
   await using server = await standIn((call, response) =>
     json(response, {

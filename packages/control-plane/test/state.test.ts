@@ -151,6 +151,20 @@ it('asks for a smaller page when one is too large, and leaves a bad record out w
   expect(counts.get('polling.feed.refused')).toBe(2);
 });
 
+it('leaves out a record that nests too deeply for the parser, and reads the rest of the page', async () => {
+  const deep = JSON.stringify({ ...change, config: 0 }).replace(
+    '"config":0',
+    `"config":{"__proto__":1,"a":${'['.repeat(9_000)}${']'.repeat(9_000)}}`,
+  );
+  await using server = await standIn((_call, response) =>
+    json(response, `{"changes":[${deep},${JSON.stringify(change)}],"next":"n","more":false}`),
+  );
+  const { metrics, counts } = recorder();
+  const page = await server.client({ metrics }).readChanges({ after: null, limit: 1000, waitSeconds: 0 });
+  expect(page.kind === 'page' && page.changes).toMatchObject([{ triggerId: change.triggerId }]);
+  expect(counts.get('polling.feed.refused')).toBe(1);
+});
+
 it.each([
   ['a cursor over 16 KiB', { cursor: 'x'.repeat(16_400) }],
   ['a cursor with NUL', { cursor: { a: '\u0000' } }],

@@ -1,5 +1,13 @@
 export { createDatabase } from './create-database.ts';
 export { type Postgres, type PostgresOptions, startPostgres } from './postgres.ts';
+export {
+  type AskedConnection,
+  type PollCall,
+  type Scripted,
+  type SentResult,
+  startControlPlaneStandIn,
+  startPollFunctionStandIn,
+} from './stand-ins.ts';
 export { startTemporal, type Temporal, type TemporalOptions } from './temporal.ts';
 export {
   type FrontendMethod,

@@ -2,10 +2,10 @@
  * Two attempts of one step that overlap: a worker that was thought dead goes on and saves late. What must hold in every
  * order: a late result is never paired with an older delivery, the row commits what was told, and nothing is lost.
  */
+import type { Scripted } from '@milkrun/testkit';
 import type { WorkerDb } from '@milkrun/workerdb';
 import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
 import { openDatabase, openScene, type Scene } from './scene.ts';
-import type { Scripted } from './stand-ins.ts';
 
 let db: WorkerDb;
 let scene: Scene;

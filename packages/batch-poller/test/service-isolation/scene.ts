@@ -23,7 +23,7 @@ import {
 } from '@milkrun/core';
 import { createMemoryObjectStore } from '@milkrun/object-store';
 import { createPollRunner, LOCAL_CREDENTIALS } from '@milkrun/poll-runner';
-import { createDatabase } from '@milkrun/testkit';
+import { createDatabase, startControlPlaneStandIn, startPollFunctionStandIn } from '@milkrun/testkit';
 import { openWorkerDb, type WorkerDb } from '@milkrun/workerdb';
 import { expect, inject, vi } from 'vitest';
 import { broadcast } from '../../src/activities/broadcast.ts';
@@ -38,7 +38,6 @@ import { createSnapshots } from '../../src/snapshot/snapshot.ts';
 import type { StepResult } from '../../src/step.ts';
 import { createBatchActivities } from '../../src/temporal.ts';
 import { SceneClock } from './scene-clock.ts';
-import { startControlPlane, startPollFunction } from './stand-ins.ts';
 
 export const STEPS = ['claim', 'auth', 'poll', 'broadcast', 'commit'] as const;
 export type StepName = (typeof STEPS)[number];
@@ -85,7 +84,7 @@ export async function openScene(db: WorkerDb, options: SceneOptions = {}) {
      update fleet set braked = false, polled = 0, brake_reset_at = '-infinity';`,
   );
   await db.ensureTimerShards(1);
-  const [controlPlane, source] = await Promise.all([startControlPlane(), startPollFunction()]);
+  const [controlPlane, source] = await Promise.all([startControlPlaneStandIn(), startPollFunctionStandIn()]);
   const clock = new SceneClock();
   /** Pauses of the two clients cost nothing here: what they would have waited is only added up. */
   let awayMs = 0;

@@ -2,10 +2,10 @@
  * The rows of design section 5's verdict table that come from `/state`, end to end. A healthy trigger stands beside the sick
  * one and must not notice.
  */
+import type { Scripted } from '@milkrun/testkit';
 import type { WorkerDb } from '@milkrun/workerdb';
 import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
 import { openDatabase, openScene, type Scene, type SceneOptions } from './scene.ts';
-import type { Scripted } from './stand-ins.ts';
 
 let db: WorkerDb;
 let scene: Scene;

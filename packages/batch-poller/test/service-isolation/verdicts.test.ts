@@ -3,10 +3,10 @@
  * goes in, the row of workerdb comes out. One scene a row; hops are run to their end. A healthy trigger stands beside the
  * sick one and must not notice.
  */
+import type { AskedConnection, Scripted } from '@milkrun/testkit';
 import type { WorkerDb } from '@milkrun/workerdb';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
 import { openDatabase, openScene, type Scene, type SceneOptions } from './scene.ts';
-import type { AskedConnection, Scripted } from './stand-ins.ts';
 
 let db: WorkerDb;
 let scene: Scene;

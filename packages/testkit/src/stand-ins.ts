@@ -77,7 +77,7 @@ function send(response: ServerResponse, scripted: Scripted): void {
 }
 
 /** A control plane that keeps what it accepted, by event id. */
-export async function startControlPlane() {
+export async function startControlPlaneStandIn() {
   const stand = {
     conn: undefined as ((asks: readonly AskedConnection[]) => Maybe<Scripted>) | undefined,
     state: undefined as ((results: readonly SentResult[]) => Maybe<Scripted>) | undefined,
@@ -129,7 +129,7 @@ export async function startControlPlane() {
 }
 
 /** A poll function over lists of items: the cursor counts the items already given. */
-export async function startPollFunction() {
+export async function startPollFunctionStandIn() {
   const stand = {
     script: undefined as ((call: PollCall) => Maybe<Scripted>) | undefined,
     calls: [] as PollCall[],
