@@ -352,6 +352,18 @@ describe('commit', () => {
     expect((await db.fleet()).braked).toBe(false);
   });
 
+  test('410s of a lost lease do not turn the brake on', async () => {
+    await push(db, many(80));
+    const { batchId, triggers } = await claimAll(db);
+    await expire(db, batchId);
+    const gone = triggers.map((one) =>
+      row(one, { outcome: 'halt', code: 'broadcast.gone', haltCode: 'receiver_gone' }),
+    );
+    const result = await commit(db, batchId, gone);
+    expect(result.exceptions.map((one) => one.status)).toEqual(Array(80).fill('fenced'));
+    expect(await db.fleet()).toMatchObject({ braked: false, halted: 0 });
+  });
+
   test('a rate limit holds the connection for every worker', async () => {
     await push(db, [change(), change({ connectionId: 'other' })]);
     const { batchId, triggers } = await claimAll(db);

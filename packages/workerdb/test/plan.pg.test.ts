@@ -8,6 +8,7 @@ import postgres from 'postgres';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import type { WorkerDb } from '../src/index.ts';
 import { CLAIM } from '../src/statements/claim.ts';
+import { STILL_HELD } from '../src/statements/commit.ts';
 import { COMMIT } from '../src/statements/commit-sql.ts';
 import { CHECK, EXTEND } from '../src/statements/extend.ts';
 import { FEED } from '../src/statements/feed-sql.ts';
@@ -156,6 +157,7 @@ test('owned rows, states and held events are read by keys', async () => {
     [OWNED, [text(batchId)]],
     [READ_STATES, [text(keysJson(keys))]],
     [READ_HELD, [text(keysJson(keys))]],
+    [STILL_HELD, [text(batchId), text(JSON.stringify(keys.map(({ shard: s, triggerId: i }) => ({ s, i, e: 0 }))))]],
   ] as const) {
     const nodes = await nodesOf(statement, literals);
     expect(fullScans(nodes)).toEqual([]);

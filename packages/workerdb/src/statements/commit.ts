@@ -139,19 +139,36 @@ async function run(
     return answer as Answer;
   }
   return await sql.begin(async (tx) => {
-    const { chosen, braked } = await applyBrake(tx, rows);
+    const { chosen, braked } = await applyBrake(tx, input.batchId, rows);
     const [answer] = await tx.unsafe<Answer[]>(COMMIT, parameters(chosen), { prepare: true });
     total.exceptions.push(...braked);
     return answer as Answer;
   });
 }
 
-/** Above max(50, 5 % of the polled triggers) halts an hour nobody is halted any more: a routing mistake looks like this. */
+/** Which of the keys ($2) the batch still holds. Not locked: a fence that comes between costs one place of the brake's. */
+export const STILL_HELD = `
+select k.i as trigger_id from jsonb_to_recordset($2::text::jsonb) as k(s smallint, i uuid, e integer) cross join lateral (
+  select t.lease_owner from polling_trigger_runs t
+  where t.shard = k.s and t.trigger_id = k.i and t.lease_epoch = k.e and t.enabled limit 1) h
+where h.lease_owner = (select batch_no from batches where batch_id = $1 and ended_at is null and expires_at > statement_timestamp())`;
+
+/**
+ * Above max(50, 5 % of the polled triggers) halts an hour nobody is halted any more: a routing mistake looks like this.
+ * Only rows that are still the batch's own count, or a lost lease would brake everybody.
+ */
 async function applyBrake(
   tx: TransactionSql,
+  batchId: string,
   rows: readonly CommitRow[],
-): Promise<{ chosen: CommitRow[]; braked: CommitException[] }> {
+): Promise<{ chosen: readonly CommitRow[]; braked: CommitException[] }> {
   await tx.unsafe(`select pg_advisory_xact_lock(${BRAKE_LOCK}, 0)`);
+  const keys = rows.flatMap(({ haltCode, shard: s, triggerId: i, leaseEpoch: e }) =>
+    haltCode === 'receiver_gone' ? [{ s, i, e }] : [],
+  );
+  const found = await tx.unsafe<{ trigger_id: string }[]>(STILL_HELD, [batchId, JSON.stringify(keys)]);
+  const held = new Set(found.map((one) => one.trigger_id));
+  if (held.size === 0) return { chosen: rows, braked: [] };
   const [brake] = await tx.unsafe<{ room: number }[]>(`
     select (greatest(50, ceil(f.polled * 0.05)) - (select count(*) from lifecycle_outbox
       where state = 'halted' and code = 'receiver_gone' and at > greatest(statement_timestamp() - interval '1 h', f.brake_reset_at)))::int as room
@@ -159,7 +176,7 @@ async function applyBrake(
   let room = brake?.room ?? 0;
   const braked: CommitException[] = [];
   const chosen = rows.map((row): CommitRow => {
-    if (row.haltCode !== 'receiver_gone') return row;
+    if (row.haltCode !== 'receiver_gone' || !held.has(row.triggerId)) return row;
     room -= 1;
     if (room >= 0) return row;
     braked.push({ shard: row.shard, triggerId: row.triggerId, leaseEpoch: row.leaseEpoch, status: 'braked' });
