@@ -55,7 +55,7 @@ const SAMPLE = `select ${MARK} statement_timestamp()::text as now, (pg_current_w
   (select sum(pg_relation_size(reltoastrelid))::float8 from pg_class where relname ~ '^polling_trigger_states_[0-9]+$' and reltoastrelid <> 0) as toast`;
 
 const STATEMENTS = `select ${MARK} coalesce(sum(calls) filter (where query !~* '^(begin|commit|rollback)'), 0)::float8 as all,
-    coalesce(sum(calls) filter (where query like '%planned as materialized%'), 0)::float8 as ticks
+    coalesce(sum(calls) filter (where query like 'select pg_advisory_xact_lock(%, $1::int)'), 0)::float8 as ticks
   from pg_stat_statements s join pg_database d on d.oid = s.dbid
   where d.datname = current_database() and query not like '%${MARK}%'`;
 

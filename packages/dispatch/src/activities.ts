@@ -51,6 +51,8 @@ export interface TickDeps {
 }
 
 const BATCHES_MAX = 32;
+/** Ranked by one scan beyond the places there are: a backlog is scanned once for several batches. */
+const BATCHES_AHEAD = 4;
 const STARTS_AT_ONCE = 8;
 
 export function createTickActivities(deps: TickDeps): TickActivities {
@@ -66,7 +68,7 @@ export function createTickActivities(deps: TickDeps): TickActivities {
         const batches = dispatch ? Math.max(1, Math.min(batchesMax, allowed)) : 1;
         allowed = dispatch ? batches * 2 : 0;
         const batchIds = Array.from({ length: batches }, () => batchIdOf(timerShard, uuidv7(clock, rng)));
-        const plan = await store.tick({ timerShard, batchSize, batchIds, dispatch });
+        const plan = await store.tick({ timerShard, batchSize, batchIds, dispatch, batchesAhead: BATCHES_AHEAD });
         if (plan.gone === true) {
           log.info({ timerShard }, 'timer_shard.gone');
           await ensureShards({ store, timers: deps.timers });

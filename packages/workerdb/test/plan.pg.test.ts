@@ -16,7 +16,7 @@ import { READ_HELD } from '../src/statements/held.ts';
 import { OWNED } from '../src/statements/owned.ts';
 import { keysJson } from '../src/statements/rows.ts';
 import { READ_STATES } from '../src/statements/states.ts';
-import { TICK } from '../src/statements/tick.ts';
+import { TAKE_RANKED, TICK } from '../src/statements/tick.ts';
 import { batchIds, freshDb } from './support.ts';
 
 /** Large enough that keys are cheaper than a scan: below some 100,000 rows the planner rightly scans. */
@@ -227,8 +227,21 @@ test('extension and fence check touch no row of a trigger', async () => {
 });
 
 test('a tick scans the partitions its timer shard serves and no other', async () => {
-  const nodes = await nodesOf(TICK, ['0', "'{7,8}'", '5000', "'{}'", 'true']);
+  const nodes = await nodesOf(TICK, ['0', '5000', "'{}'", 'true', "'{7,8}'", '4']);
   expect(partitionsOf(nodes)).toEqual([7, 8]);
+});
+
+test('a tick that takes what an earlier one ranked touches no row of a trigger', async () => {
+  await one.unsafe(
+    `insert into ranked_keys (timer_shard, ranked_at, due, taken, key_shards, key_epochs, key_ids)
+     select 0, statement_timestamp(), 100, 0, array_agg(shard), array_agg(lease_epoch), array_agg(trigger_id)
+     from (select * from polling_trigger_runs where shard = 3 limit 100) r`,
+  );
+  const nodes = await nodesOf(TAKE_RANKED, ['0', '50', `'{"a batch"}'`, 'true']);
+  expect(
+    nodes.find((node) => node['Relation Name'] === 'batches' && node['Node Type'] === 'ModifyTable'),
+  ).toBeDefined();
+  expect(partitionsOf(nodes)).toEqual([]);
 });
 
 test('no index stands on a column that a poll changes, so claim and commit are HOT', async () => {

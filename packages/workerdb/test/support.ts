@@ -1,7 +1,7 @@
 import { createHash, randomUUID } from 'node:crypto';
 import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import type { CommitRow, FeedChange, LeasedKey, TriggerChange } from '@milkrun/core';
+import type { CommitRow, FeedChange, LeasedKey, TickInput, TriggerChange } from '@milkrun/core';
 import { createDatabase } from '@milkrun/testkit';
 import postgres from 'postgres';
 import { inject } from 'vitest';
@@ -51,6 +51,7 @@ const CHANGING = [
   'batches',
   'batch_fences',
   'timer_shards',
+  'ranked_keys',
   'workers',
   'source_limits',
   'source_health',
@@ -118,7 +119,7 @@ export function batchIds(count: number): string[] {
   });
 }
 
-export const tick = (db: WorkerDb, over: { batchSize?: number; batchIds?: string[]; dispatch?: boolean } = {}) =>
+export const tick = (db: WorkerDb, over: Partial<TickInput> = {}) =>
   db.tick({ timerShard: 0, batchSize: 5000, batchIds: batchIds(16), dispatch: true, ...over });
 
 /** Ticks and claims one batch of everything due. */

@@ -112,6 +112,101 @@ describe('what is planned', () => {
   });
 });
 
+describe('ranked ahead', () => {
+  const ahead = { batchSize: 100, batchesAhead: 4 };
+
+  /** Claims a batch and gives every entry a result, so that its places are free. */
+  async function passed(batchId: string): Promise<string[]> {
+    const { triggers } = await db.claim({ batchId, leaseSeconds: 45, bytesMax: 1e7 });
+    await db.extend({ batchId, leaseSeconds: 45, hop: 0, step: 'poll', open: 0 });
+    return triggers.map((one) => one.triggerId);
+  }
+
+  test('one scan serves the ticks that follow it: full batches, each row once, in the order of the ranks', async () => {
+    await insertDue(db, 1000);
+    const order =
+      await db.sql`select trigger_id::text as id from polling_trigger_runs order by next_poll_at, trigger_id`;
+    const seen: string[][] = [];
+    const scans: string[] = [];
+    for (let due = 1000; due > 0; ) {
+      const result = await tick(db, ahead);
+      expect([result.due, result.left]).toEqual([due, due - 100 * result.planned.length]);
+      expect(result.wakeInMs === 0).toBe(result.left > 0);
+      due = result.left;
+      const [kept] = await db.sql`select ranked_at::text as at from ranked_keys`;
+      if (scans.at(-1) !== kept?.at) scans.push(kept?.at as string);
+      for (const { batchId, keys } of result.planned) {
+        expect(keys).toBe(100);
+        seen.push(await passed(batchId));
+      }
+    }
+    expect(scans.length).toBeLessThan(seen.length / 2);
+    expect(seen.flatMap((batch) => batch.sort())).toEqual(
+      Array.from({ length: 10 }, (_, n) => order.slice(n * 100, n * 100 + 100).map((row) => row.id as string)).flatMap(
+        (batch) => batch.sort(),
+      ),
+    );
+    expect(await tick(db, ahead)).toMatchObject({ due: 0, left: 0, planned: [] });
+  });
+
+  test('nothing is taken without places, and a place for a part of a batch takes that part', async () => {
+    await insertDue(db, 1000);
+    const [first, second] = (await tick(db, ahead)).planned;
+    expect(await tick(db, ahead)).toMatchObject({ planned: [], due: 800, left: 800, wakeInMs: 0 });
+    await passed(first?.batchId ?? '');
+    await db.claim({ batchId: second?.batchId ?? '', leaseSeconds: 45, bytesMax: 1e7 });
+    await db.extend({ batchId: second?.batchId ?? '', leaseSeconds: 45, hop: 0, step: 'poll', open: 3 });
+    expect((await tick(db, ahead)).planned.map((batch) => batch.keys)).toEqual([100, 97]);
+  });
+
+  test('nothing is taken while dispatch is held or the shard backs off', async () => {
+    await insertDue(db, 1000);
+    const { planned } = await tick(db, ahead);
+    for (const { batchId } of planned) await passed(batchId);
+    expect(await tick(db, { ...ahead, dispatch: false })).toMatchObject({ planned: [], due: 800 });
+    await db.sql`update timer_shards set backoff_until = statement_timestamp() + interval '20 s'`;
+    expect((await tick(db, ahead)).planned).toEqual([]);
+  });
+
+  test('what falls due meanwhile is ranked within five seconds, before what the scan had put behind it', async () => {
+    await insertDue(db, 1000);
+    const { planned } = await tick(db, ahead);
+    for (const { batchId } of planned) await passed(batchId);
+    await push(db, many(10, { tenantId: 'late' }));
+    const isLate = async (batchId: string): Promise<number> => {
+      const { triggers } = await db.claim({ batchId, leaseSeconds: 45, bytesMax: 1e7 });
+      await db.extend({ batchId, leaseSeconds: 45, hop: 0, step: 'poll', open: 0 });
+      return triggers.filter((one) => one.tenantId === 'late').length;
+    };
+    await db.sql`update ranked_keys set ranked_at = statement_timestamp()`;
+    const soon = await tick(db, { ...ahead, batchIds: batchIds(1) });
+    expect(await isLate(soon.planned[0]?.batchId ?? '')).toBe(0);
+    await db.sql`update ranked_keys set ranked_at = statement_timestamp() - interval '6 s'`;
+    const later = await tick(db, { ...ahead, batchIds: batchIds(1) });
+    expect(await isLate(later.planned[0]?.batchId ?? '')).toBe(10);
+  });
+
+  test('a row that changed after it was ranked is left alone by the claim', async () => {
+    await insertDue(db, 400);
+    const { planned } = await tick(db, ahead);
+    for (const { batchId } of planned) await passed(batchId);
+    await db.sql`update polling_trigger_runs set lease_epoch = lease_epoch + 1 where lease_owner is null`;
+    const taken = await tick(db, ahead);
+    expect(taken.planned.map((batch) => batch.keys)).toEqual([100, 100]);
+    for (const { batchId } of taken.planned) expect(await passed(batchId)).toEqual([]);
+  });
+
+  test('keys ranked for other timer shards are not taken after a change of their number', async () => {
+    await insertDue(db, 1000);
+    for (const { batchId } of (await tick(db, ahead)).planned) await passed(batchId);
+    await db.setTimerShards('ann', 2);
+    const { planned } = await tick(db, ahead);
+    const { triggers } = await db.claim({ batchId: planned[0]?.batchId ?? '', leaseSeconds: 45, bytesMax: 1e7 });
+    expect(triggers.length).toBeGreaterThan(0);
+    expect(triggers.every((one) => one.shard % 2 === 0)).toBe(true);
+  });
+});
+
 describe('holds', () => {
   const hold = (toolkit: string, connectionId: string | null, seconds: number) =>
     db.sql`insert into source_limits (toolkit_h, connection_h, not_before, made_at, reason, toolkit, tenant_id, connection_id)

@@ -13,6 +13,11 @@ export interface TickInput {
   readonly batchIds: readonly string[];
   /** False while a breaker is open: nothing is planned, the next wake is still recorded. */
   readonly dispatch: boolean;
+  /**
+   * Batches whose keys a scan may rank beyond the places there are, for the ticks of the next 5 s to take without a scan of
+   * their own; 0 by default. What falls due meanwhile is ranked by the next scan.
+   */
+  readonly batchesAhead?: number;
 }
 
 export interface TickResult {

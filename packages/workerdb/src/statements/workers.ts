@@ -76,6 +76,8 @@ export async function setTimerShards(sql: Sql, count: number, actor?: string): P
       );
     }
     await tx.unsafe('delete from timer_shards where timer_shard >= $1', [count]);
+    // Ranked for the shards as they were.
+    await tx.unsafe('delete from ranked_keys');
     return there.length;
   });
 }
