@@ -97,7 +97,6 @@ export const POISON_KINDS: readonly PoisonKind[] = [
   { name: 'lone surrogate in the cursor', polled: page(item('a'), '["\\udfff"]'), ends: invalid },
   { name: 'NUL in a key', polled: page(`${item('good')},${item('a\\u0000')}`), ends: invalid },
   { name: 'cursor of 64 KiB', polled: page(item('a'), `"${'c'.repeat(65_536)}"`), ends: invalid },
-  { name: 'cursor too deep for PostgreSQL', polled: page('', nested(8_000)), ends: invalid },
   { name: 'cursor number too large for PostgreSQL', polled: page('', '{"at":1e200000}'), ends: invalid },
   { name: 'no cursor', polled: { body: `{"events":[${item('a')}]}` }, ends: invalid },
   { name: 'events that are no list', polled: { body: '{"events":{"0":1,"length":1},"cursor":1}' }, ends: invalid },
