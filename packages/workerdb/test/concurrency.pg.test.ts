@@ -18,8 +18,8 @@ afterAll(async () => {
 
 const TOUCH = 'update polling_trigger_runs set poll_requested_at = statement_timestamp()';
 
-/** Runs `work` while another transaction holds changed rows; that one commits once `work` waits for it. */
-async function behind<T>(statement: string, work: () => Promise<T>): Promise<T> {
+/** Runs `work` while another transaction holds changed rows; that one commits once `work` waits, `waits` times over. */
+async function behind<T>(statement: string, work: () => Promise<T>, waits = 1): Promise<T> {
   const other = await db.sql.reserve();
   await other.unsafe('begin');
   await other.unsafe(statement);
@@ -27,9 +27,9 @@ async function behind<T>(statement: string, work: () => Promise<T>): Promise<T> 
   pending.catch(() => {});
   await vi.waitFor(
     async () => {
-      const [waits] = await db.sql`
+      const [waiting] = await db.sql`
         select count(*)::int as n from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()`;
-      expect(waits?.n).toBeGreaterThan(0);
+      expect(waiting?.n).toBe(waits);
     },
     { timeout: 10_000 },
   );
@@ -53,6 +53,28 @@ test('a commit finds every row it had to wait for and still owns', async () => {
   const { batchId, triggers } = await claimAll(db);
   const rows = triggers.map((one) => row(one));
   expect(await behind(TOUCH, () => commit(db, batchId, rows))).toMatchObject({ committed: 5, exceptions: [] });
+});
+
+test('claims of two timer shards at once take no more of a paced source than it allows', async () => {
+  await db.setTimerShards('test', 2);
+  await push(
+    db,
+    Array.from({ length: 20 }, () => change()),
+  );
+  await db.sql`insert into source_limits (toolkit_h, connection_h, per_minute, not_before, made_at, reason, toolkit, tenant_id, connection_id)
+    values (hash32('synthetic'), 0, 1, now(), now(), 'operator', 'synthetic', '', '')`;
+  const plans: string[] = [];
+  for (const timerShard of [0, 1]) {
+    const { planned } = await db.tick({ timerShard, batchSize: 100, batchIds: batchIds(1), dispatch: true });
+    plans.push(...planned.map(({ batchId }) => batchId));
+  }
+  expect(plans).toHaveLength(2);
+  const claims = await behind(
+    'select from source_limits for update',
+    () => Promise.all(plans.map((batchId) => db.claim({ batchId, leaseSeconds: 45, bytesMax: 1e7 }))),
+    2,
+  );
+  expect(claims.flatMap(({ triggers }) => triggers)).toHaveLength(1);
 });
 
 test('pages, claims and commits on the same rows never deadlock, and every row is answered once', async () => {

@@ -1,6 +1,6 @@
 /**
  * Claims the planned keys of a batch: once. Two statements in one transaction, so that the second one's snapshot is
- * younger than the lock. The planned epoch stands among the predicates: without it overlapping plans take rows twice.
+ * younger than the locks. The planned epoch stands among the predicates: without it overlapping plans take rows twice.
  */
 import type { ClaimResult } from '@milkrun/core';
 import type { Sql } from 'postgres';
@@ -9,8 +9,14 @@ import { type ClaimedRow, claimedOf, DEFINITION_PROBE, RUN_COLUMNS } from './row
 
 /** First key of the advisory locks of timer shards. */
 export const TIMER_SHARD_LOCK = 7001;
+const PACE_LOCK = 7005;
 
-const LOCK_TIMER_SHARD = `select pg_advisory_xact_lock(${TIMER_SHARD_LOCK}, timer_shard::int) from batches where batch_id = $1`;
+/** While a source is paced, claims of all timer shards follow one another: two at once would each take its allowance. */
+const LOCK = `
+select pg_advisory_xact_lock(l.kind, l.no) from batches b cross join lateral (
+  select ${TIMER_SHARD_LOCK} as kind, b.timer_shard::int as no
+  union all select ${PACE_LOCK}, 0 where exists (select from source_limits where per_minute is not null)) l
+where b.batch_id = $1`;
 
 export const CLAIM = `
 with me as materialized (                                       -- the memory of the first attempt: a batch claims once
@@ -63,7 +69,7 @@ export async function claimPlannedKeys(
   input: { readonly batchId: string; readonly leaseSeconds: number; readonly bytesMax: number },
 ): Promise<ClaimResult> {
   const rows = await sql.begin(async (tx) => {
-    await tx.unsafe(LOCK_TIMER_SHARD, [input.batchId], { prepare: true });
+    await tx.unsafe(LOCK, [input.batchId], { prepare: true });
     return tx.unsafe<ClaimedRow[]>(CLAIM, [input.batchId, input.leaseSeconds, input.bytesMax], { prepare: true });
   });
   if (rows.length > 0) return { status: 'claimed', triggers: rows.map(claimedOf) };
