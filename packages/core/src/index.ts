@@ -21,6 +21,27 @@ export { cloudEventJson, type EventSource, eventTypeOf, hasUncleanText } from '.
 export { eventIdOf, keyHashOf, STORAGE_SHARDS, storageShardOf } from './ids.ts';
 export { nearest } from './nearest.ts';
 export type {
+  ActivityStore,
+  Admission,
+  AdmitInput,
+  ClosedRun,
+  CloseRunInput,
+  NewEvent,
+  NewTask,
+  OpenedRun,
+  OpenRunDecision,
+  OpenRunFacts,
+  OpenRunInput,
+  PlannedTaskRef,
+  RunHolder,
+  RunRecord,
+  RunStatus,
+  TaskCounts,
+  TaskOutcome,
+  TaskRecord,
+  TaskStatus,
+} from './ports/activity-store.ts';
+export type {
   BatchCheck,
   BatchStep,
   BatchStore,

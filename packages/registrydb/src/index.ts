@@ -1,3 +1,10 @@
+export type {
+  Activities,
+  ActivityView,
+  ActivityWriteOptions,
+  DefinitionWrite,
+  VersionView,
+} from './activities/definitions.ts';
 export type { AuditEntry } from './audit.ts';
 export type { AuthAnswer, ConnectionPatch, Connections, ConnectionView, Credentials } from './connections.ts';
 export { sqlStateOf } from './database.ts';

@@ -1,8 +1,11 @@
 /** registrydb as one thing: opened once by the API, closed at its end. */
 import { join } from 'node:path';
-import { type Clock, type Log, noLog, type Rng } from '@milkrun/core';
+import { type ActivityStore, type Clock, type Log, noLog, type Rng } from '@milkrun/core';
 import { createMigrator } from '@milkrun/migrator';
 import { sql } from 'drizzle-orm';
+import { type Activities, createActivities } from './activities/definitions.ts';
+import { createRunStore } from './activities/runs.ts';
+import { createTaskStore } from './activities/tasks.ts';
 import { type AuditEntry, listAudit } from './audit.ts';
 import { type Connections, createConnections } from './connections.ts';
 import { openStore } from './database.ts';
@@ -34,6 +37,9 @@ export interface Registry {
   readonly connections: Connections;
   readonly triggers: Triggers;
   readonly feed: Feed;
+  readonly activities: Activities;
+  /** What the steps of runs ask for. */
+  readonly activityRuns: ActivityStore;
   readonly events: Events;
   readonly idempotency: Idempotency;
   storeState(input: IncomingState): Promise<StoredState>;
@@ -72,6 +78,8 @@ export async function openRegistry(options: RegistryOptions): Promise<Registry> 
     connections: createConnections({ store, sealer, clock, rng, log }),
     triggers: createTriggers(store, clock, rng),
     feed,
+    activities: createActivities(store, clock, rng),
+    activityRuns: { ...createRunStore(store), ...createTaskStore(store) },
     events: createEvents(store),
     idempotency: createIdempotency(store),
     storeState: createStateWriter(store),
