@@ -34,8 +34,22 @@ export {
 } from './ids.ts';
 export { compileMatcher, type Matcher, type MatchResult } from './match.ts';
 export { decideTick, type MisfirePolicy, type TickDecision, type TickInput, type TickWindow } from './misfire.ts';
+export { ACTIVITY_ID, ACTIVITY_QUEUES, ACTIVITY_WORKFLOWS } from './names.ts';
+export { decideOpen } from './open-run.ts';
 export { type Plan, PlanFailed, type PlannedTask, type PlanRoots, planTasks, TASKS_MAX } from './plan.ts';
 export { type Problem, Refused } from './problem.ts';
+export type { RunResult, RunSteps, RunTrigger, TaskSteps } from './run-types.ts';
+export {
+  type OutboundAnswer,
+  OutboundFailed,
+  type OutboundHttp,
+  type OutboundRequest,
+  type RunDeps,
+  type SqlReader,
+} from './steps/deps.ts';
+export { createRunSteps } from './steps/run-steps.ts';
+export { createTaskSteps } from './steps/task-steps.ts';
+export { type StoredDefinition, storedDefinitionOf } from './stored-definition.ts';
 export { hasPlaceholder, lineText, render, TEMPLATE_LIMITS, TemplateFailed } from './template.ts';
 export {
   dueTicks,

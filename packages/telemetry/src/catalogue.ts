@@ -48,6 +48,19 @@ const VIOLATIONS = [
 ];
 const DEPENDENCIES = ['workerdb', 'registrydb', 'object_store', 'control_plane', 'poll_function', 'temporal'];
 
+const RUN_STATUSES = [
+  'queued',
+  'running',
+  'succeeded',
+  'partial',
+  'failed',
+  'missed',
+  'coalesced',
+  'duplicate',
+  'skipped',
+  'cancelled',
+];
+
 /** From a millisecond to ten minutes: latencies of calls, steps and lags alike. */
 const LATENCY = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 15, 30, 60, 120, 300, 600];
 /** Lags that matter are around the tick, 10 s, and around the interval, minutes. */
@@ -556,6 +569,25 @@ const entries = {
     unit: 'events',
     tags: { outcome: ['stored', 'duplicate', 'refused'] },
     about: 'Events offered to /state. `duplicate` ones came again with the same id and changed nothing.',
+  },
+  // Activities: what was opened, and what came of it.
+  'activity.runs_opened': {
+    type: 'counter',
+    unit: 'runs',
+    tags: { origin: ['cron', 'at', 'event', 'manual'], status: RUN_STATUSES },
+    about: 'Runs opened by origin. `missed` and `coalesced` are ticks that made no run, and say why in their rows.',
+  },
+  'activity.runs_closed': {
+    type: 'counter',
+    unit: 'runs',
+    tags: { status: RUN_STATUSES },
+    about: 'Runs that ended. `failed` is alarming when it rises: each such run shows its error.',
+  },
+  'activity.tasks_ended': {
+    type: 'counter',
+    unit: 'tasks',
+    tags: { type: ['http', 'event', 'workflow', 'human', 'noop'], status: ['done', 'failed', 'cancelled'] },
+    about: 'Tasks that ended, after all their attempts.',
   },
   'telemetry.unknown': {
     type: 'counter',

@@ -1,0 +1,43 @@
+/** A checked definition as the database keeps it. */
+import { hash } from 'node:crypto';
+import { canonicalJson } from '@milkrun/core';
+import { type ActivityDefinition, atEntryOf, cronEntryOf, eventEntriesOf } from './definition.ts';
+
+export interface StoredDefinition {
+  readonly slug: string;
+  readonly name: string;
+  readonly enabled: boolean;
+  readonly triggerType: 'cron' | 'at' | 'event' | 'manual';
+  /** JSON text, as the next two. */
+  readonly triggerConfig: string;
+  readonly contextSources: string;
+  readonly taskTemplates: string;
+  readonly dedupeKeyStrategy: string;
+  /** The whole definition, JSON text. */
+  readonly spec: string;
+  /** Equal exactly when two definitions say the same, `enabled` aside. */
+  readonly fingerprint: string;
+  /** Expression and zone, or the instant: when it changes, no past is run under the new one. */
+  readonly timeKey: string | null;
+}
+
+export function storedDefinitionOf(definition: ActivityDefinition): StoredDefinition {
+  const { enabled: _, ...rest } = definition;
+  const cron = cronEntryOf(definition);
+  const at = atEntryOf(definition);
+  const [event] = eventEntriesOf(definition);
+  const triggerType = cron !== undefined ? 'cron' : at !== undefined ? 'at' : event !== undefined ? 'event' : 'manual';
+  return {
+    slug: definition.slug,
+    name: definition.name ?? definition.slug,
+    enabled: definition.enabled,
+    triggerType,
+    triggerConfig: JSON.stringify(cron ?? at ?? event?.event ?? {}),
+    contextSources: JSON.stringify(definition.context),
+    taskTemplates: JSON.stringify(definition.rules),
+    dedupeKeyStrategy: definition.dedupe?.strategy ?? (cron === undefined ? 'event' : 'scheduled'),
+    spec: JSON.stringify(definition),
+    fingerprint: hash('sha256', canonicalJson(rest), 'hex'),
+    timeKey: cron !== undefined ? `cron ${cron.timezone} ${cron.cron}` : at !== undefined ? `at ${at.at}` : null,
+  };
+}
