@@ -8,7 +8,9 @@ const FAILURES_MAX = 3;
 const PAUSE_MS = 10_000;
 
 export interface GuardedStore extends ObjectStore {
-  /** Whether the breaker is closed. */
+  /** Whether the last call succeeded, or failures are few: what dispatch asks, so that only a probe call finds out. */
+  closed(): boolean;
+  /** Whether a call may be tried: closed, or the pause after a failure is over. */
   available(): boolean;
 }
 
@@ -35,6 +37,7 @@ export function guardStore(store: ObjectStore, clock: Clock, metrics: Metrics): 
   }
 
   return {
+    closed: () => failures < FAILURES_MAX,
     available: () => failures < FAILURES_MAX || clock.monotonic() >= openUntil,
     putIfAbsent: (key, body) => watched(() => store.putIfAbsent(key, body)),
     get: (key, bytesMax) => watched(() => store.get(key, bytesMax)),

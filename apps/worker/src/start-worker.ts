@@ -15,6 +15,7 @@ import {
   createSnapshots,
   DEFAULT_LIMITS,
   PollSlots,
+  SourceHolds,
 } from '@milkrun/batch-poller';
 import type { Config } from '@milkrun/config';
 import { createControlPlane } from '@milkrun/control-plane';
@@ -70,6 +71,7 @@ export interface RunningWorker {
   stop(): Promise<void>;
 }
 
+const LIMITS_READ_MS = 5_000;
 const POLL_STEPS = 16;
 const DRAIN_MS = 40_000;
 /** How long a batch may go on by itself before a drain without a successor commits it. */
@@ -122,6 +124,15 @@ export async function startWorker({ config, log, metrics, migrate }: WorkerInput
   const slots = new PollSlots({ width: config.pollWidth, clock });
   const keys = createLocalKeys(config.blobKey?.reveal() ?? (await ownKey(config)));
   const draining = new AbortController();
+  const holds = new SourceHolds(clock, (limits) => db.limitSources(limits));
+  const learnAll = async (): Promise<undefined> => {
+    for (const limit of await db.sourceLimits()) holds.learned(limit);
+    return undefined;
+  };
+  const unlisten = await db.listenForLimits(
+    (limit) => holds.learned(limit),
+    () => void learnAll().catch((error: unknown) => log.warn({ error: String(error) }, 'limits.unread')),
+  );
   let othersLive = 1;
   // Lazy: with Temporal away the process stays, not ready, and goes on by itself.
   const connection = Connection.lazy(config.temporal.connectionOptions as object);
@@ -134,6 +145,7 @@ export async function startWorker({ config, log, metrics, migrate }: WorkerInput
     runner,
     timers: arms('commit'),
     slots,
+    holds,
     clock,
     rng,
     metrics,
@@ -214,6 +226,8 @@ export async function startWorker({ config, log, metrics, migrate }: WorkerInput
       createFeedReader({ ...shared, controlPlane, timers: arms('feed'), resyncEveryMs: RESYNC_MS }),
       createLifecycleSender({ ...shared, controlPlane }),
       createLivenessLoop(liveness),
+      // What LISTEN missed, as behind a pooler that does not pass notifications on.
+      createLoop({ name: 'limits', clock, log, everyMs: LIMITS_READ_MS, round: learnAll }),
       createLoop({
         name: 'housekeeping',
         clock,
@@ -238,7 +252,7 @@ export async function startWorker({ config, log, metrics, migrate }: WorkerInput
           available: () => controlPlane.available(),
           probe: () => controlPlane.readChanges({ after: null, limit: 1, waitSeconds: 0 }),
         },
-        { name: 'object_store', available: () => objects.available(), probe: () => objects.list('probe/') },
+        { name: 'object_store', available: () => objects.closed(), probe: () => objects.list('probe/') },
       ],
       clock,
       log,
@@ -305,6 +319,7 @@ export async function startWorker({ config, log, metrics, migrate }: WorkerInput
     await controlPlane.close();
     await objects.close();
     await connection.close();
+    await unlisten().catch(() => undefined);
     await db.close();
     log.info({ alone: othersLive === 0, ms: Math.round(clock.monotonic() - started) }, 'worker.drained');
   }

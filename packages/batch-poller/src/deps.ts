@@ -2,6 +2,7 @@
 import type { BatchStore, Clock, ControlPlane, Log, Metrics, PollRunner, Rng, TimerManager } from '@milkrun/core';
 import type { PollSlots } from './poll-slots.ts';
 import type { Snapshots } from './snapshot/snapshot.ts';
+import type { SourceHolds } from './source-holds.ts';
 
 export interface BatchLimits {
   readonly pollDeadlineMs: number;
@@ -29,6 +30,8 @@ export interface BatchDeps {
   readonly controlPlane: ControlPlane;
   readonly runner: PollRunner;
   readonly timers: TimerManager;
+  /** What this process knows of limited connections; absent: claim alone keeps them from being polled. */
+  readonly holds?: SourceHolds;
   /** The slots of the whole process: shared by all poll steps. */
   readonly slots: PollSlots;
   readonly clock: Clock;

@@ -5,6 +5,7 @@ export { PollSlots } from './poll-slots.ts';
 export { createLocalKeyFile, createLocalKeys, createLocalKeysFrom } from './snapshot/local-keys.ts';
 export type { CipherInput, SnapshotMachine } from './snapshot/machine.ts';
 export { createSnapshots, type Snapshots } from './snapshot/snapshot.ts';
+export { type LimitWriter, SourceHolds, type SourceLimit } from './source-holds.ts';
 export { Draining, type StepContext, type StepResult } from './step.ts';
 export { BATCH_STEPS } from './steps.ts';
 export { type BatchActivities, createBatchActivities } from './temporal.ts';

@@ -68,6 +68,14 @@ export async function pollChain(deps: BatchDeps, input: ChainInput): Promise<Cha
   for (let page = 0; page < deps.limits.pagesMax; page += 1) {
     const left = input.budgetEnd - deps.clock.monotonic();
     if (page > 0 && (left <= 0 || input.signal.aborted)) break;
+    const heldSeconds = deps.holds?.secondsLeft(trigger);
+    if (heldSeconds !== undefined) {
+      // Another poll of its connection was told to stay away: this one is not made.
+      deps.metrics.count('polling.poll.held');
+      await append(input, failure(input, page, 'poll.rate_limited', 'its connection is limited', 0, heldSeconds));
+      if (page > 0) break;
+      return { saved: true, askedSeconds };
+    }
     const started = deps.clock.monotonic();
     const deadlineMs = deps.limits.pollDeadlineMs;
     const reply = await deps.runner.poll({
@@ -80,6 +88,10 @@ export async function pollChain(deps: BatchDeps, input: ChainInput): Promise<Cha
     const pollMs = Math.round(deps.clock.monotonic() - started);
     if (reply.code !== 'ok') {
       askedSeconds = Math.max(askedSeconds, noteFailure(deps, reply));
+      if (reply.code === 'poll.rate_limited') {
+        const { toolkit, tenantId, connectionId, intervalSeconds } = trigger;
+        deps.holds?.limited({ toolkit, tenantId, connectionId, seconds: reply.retryAfterSeconds ?? intervalSeconds });
+      }
       // Pages already saved stand; a later page's failure only ends the chain, and how long to stay away is kept.
       if (page > 0) {
         if (reply.code === 'poll.rate_limited')

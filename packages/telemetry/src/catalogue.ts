@@ -278,6 +278,12 @@ const entries = {
     tags: {},
     about: 'Items whose key was known. A listing connector re-reads the same items, so this is large and harmless.',
   },
+  'polling.poll.held': {
+    type: 'counter',
+    unit: 'polls',
+    tags: {},
+    about: 'Polls not made because another poll of the same connection had been told to stay away.',
+  },
   'polling.poll.gaps_suspected': {
     type: 'counter',
     unit: 'polls',

@@ -17,6 +17,7 @@ import { checkBatch, extendBatch } from './statements/extend.ts';
 import { applyPage } from './statements/feed-page.ts';
 import { holdFencedEvents, readHeldEvents } from './statements/held.ts';
 import { acknowledgeRecords, pendingRecords } from './statements/lifecycle.ts';
+import { type LimitRow, limitSources, listenForLimits, readSourceLimits } from './statements/limits.ts';
 import { inspectLiveness, repairLiveness } from './statements/liveness.ts';
 import { beginFullResync, finishFullResync } from './statements/resync.ts';
 import { readTriggerStates } from './statements/states.ts';
@@ -87,6 +88,11 @@ export interface WorkerDb extends BatchStore, DispatchStore {
   /** `count` timer shards from now on; answers how many there were. Throws RangeError outside 1 to 64. */
   setTimerShards(actor: string, count: number): Promise<number>;
   endBatch(actor: string, batchId: string): Promise<boolean>;
+  /** Writes limits down that polls were told of, and tells every worker that listens. */
+  limitSources(limits: readonly LimitRow[]): Promise<void>;
+  sourceLimits(): Promise<readonly LimitRow[]>;
+  /** `heard` for each limit any worker writes down, `connected` whenever listening begins anew. Answers how to stop. */
+  listenForLimits(heard: (limit: LimitRow) => void, connected: () => void): Promise<() => Promise<void>>;
   /** Carries out the deletes a resync refused as too many; undefined when none waits. */
   confirmMassDelete(actor: string): Promise<number | undefined>;
   ping(): Promise<void>;
@@ -198,6 +204,9 @@ export async function openWorkerDb(options: WorkerDbOptions): Promise<WorkerDb> 
     holds: () => viewHolds(sql),
     setHold: (actor, target, input) => retried(() => setHold(sql, actor, target, input)),
     clearHold: (actor, target) => retried(() => clearHold(sql, actor, target)),
+    limitSources: (limits) => retried(() => limitSources(sql, limits)),
+    sourceLimits: () => readSourceLimits(sql),
+    listenForLimits: (heard, connected) => listenForLimits(sql, heard, connected),
     endBatch: (actor, batchId) => endBatchByHand(sql, actor, batchId, (id) => retried(() => endBatch(sql, id))),
     ping: async () => {
       await sql.unsafe('select 1');
