@@ -1,44 +1,22 @@
 /** versitygw, an S3 server people run, over a directory: built by `go install`, killed and started again by drills. */
-import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
+import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync, mkdirSync, mkdtempSync, renameSync, rmSync } from 'node:fs';
 import { createServer } from 'node:net';
-import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
 import { systemClock } from '@milkrun/core';
+import { findGoTool, type GoTool } from './go-tool.ts';
 import type { Say } from './types.ts';
 
-const VERSION = 'v1.8.0';
-const MODULE = `github.com/versity/versitygw/cmd/versitygw@${VERSION}`;
+const TOOL: GoTool = {
+  name: 'versitygw',
+  module: 'github.com/versity/versitygw/cmd/versitygw',
+  version: 'v1.8.0',
+  setting: 'VERSITYGW_PATH',
+};
 const START_MS = 30_000;
-const tools = fileURLToPath(new URL('../../.tools', import.meta.url));
 
 export const VERSITYGW_CREDENTIALS = { accessKeyId: 'drill', secretAccessKey: 'drill-secret' };
 
-/** The binary: VERSITYGW_PATH, one built earlier, or built now (about a minute). Throws when there is no Go. */
-export function findVersitygw(log: Say): string {
-  const given = process.env.VERSITYGW_PATH;
-  if (given !== undefined) return given;
-  const target = join(tools, `versitygw-${VERSION}`);
-  if (existsSync(target)) return target;
-  log(`building ${MODULE}`);
-  mkdirSync(tools, { recursive: true });
-  const draft = mkdtempSync(join(tools, 'versitygw-draft-'));
-  try {
-    const go = spawnSync('go', ['install', MODULE], {
-      encoding: 'utf8',
-      env: { ...process.env, GOBIN: draft, CGO_ENABLED: '0' },
-    });
-    if (go.status !== 0) {
-      const why = go.error?.message ?? go.stderr.trim().split('\n').at(-1);
-      throw new Error(`versitygw could not be built (${why}). Install Go, or set VERSITYGW_PATH to a binary.`);
-    }
-    renameSync(join(draft, 'versitygw'), target);
-  } finally {
-    rmSync(draft, { recursive: true, force: true });
-  }
-  return target;
-}
+export const findVersitygw = (log: Say): string => findGoTool(TOOL, log);
 
 export interface Versitygw {
   readonly endpoint: string;

@@ -78,6 +78,10 @@ const DRAIN_MS = 40_000;
 const OWN_END_MS = 10_000;
 const GRACE_MS = 5_000;
 const FORCE_MS = 10_000;
+const BREAKERS = ['object_store', 'control_plane', 'poll_function'];
+/** Where a live batch can be, as its row says. */
+const BATCH_PLACES = ['planned', 'claim', 'auth', 'poll', 'broadcast', 'commit', 'backoff'];
+const GAUGES_MS = 10_000;
 const SNAPSHOT_DAYS_MS = 7 * 86_400_000;
 const FUNCTION_SLACK_S = 5;
 /** Once a day the whole feed is read and compared: what a push lost, or a bug hid, comes to light. */
@@ -98,6 +102,8 @@ export async function startWorker({ config, log, metrics, migrate }: WorkerInput
   const store = createObjectStore(config.objectStore);
   const objects = guardStore(store, clock, metrics);
   await objects.probe();
+  // Breakers report when they open and close: until then they are closed.
+  for (const dependency of BREAKERS) metrics.gauge('polling.breaker.open', 0, { dependency });
   const controlPlane = createControlPlane({
     url: required(config.controlPlaneUrl, 'CONTROL_PLANE_URL'),
     key: config.controlPlaneKey?.reveal() ?? '',
@@ -228,6 +234,7 @@ export async function startWorker({ config, log, metrics, migrate }: WorkerInput
       createLivenessLoop(liveness),
       // What LISTEN missed, as behind a pooler that does not pass notifications on.
       createLoop({ name: 'limits', clock, log, everyMs: LIMITS_READ_MS, round: learnAll }),
+      createLoop({ name: 'gauges', clock, log, everyMs: GAUGES_MS, round: writeGauges }),
       createLoop({
         name: 'housekeeping',
         clock,
@@ -242,6 +249,14 @@ export async function startWorker({ config, log, metrics, migrate }: WorkerInput
     ];
     for (const loop of all) loop.start();
     return all;
+  }
+
+  async function writeGauges(): Promise<undefined> {
+    const { batches, leased, sourcesDown } = await db.gauges();
+    for (const step of BATCH_PLACES) metrics.gauge('polling.dispatch.batches_open', batches[step] ?? 0, { step });
+    metrics.gauge('polling.leases.held', leased);
+    metrics.gauge('polling.poll.sources_down', sourcesDown);
+    return undefined;
   }
 
   async function startQueues(to: WorkerHost): Promise<void> {

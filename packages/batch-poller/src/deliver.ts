@@ -85,6 +85,7 @@ export async function deliverLane(
       lifecycle: [],
       signal: options.signal,
     });
+    deps.metrics.count('polling.broadcast.chunks', 1, { outcome: answer.kind });
     switch (answer.kind) {
       case 'answered':
         await takeStatuses(live, answer.statuses);

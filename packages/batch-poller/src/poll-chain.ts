@@ -106,6 +106,7 @@ export async function pollChain(deps: BatchDeps, input: ChainInput): Promise<Cha
       };
     }
     deps.slots.answered();
+    deps.metrics.count('polling.poll.pages');
     const answer = reply.page;
     if (answer.rekeys === true && answer.version === undefined) {
       // Without a name it could never be told whether the keys have changed yet, and every poll would prime.
@@ -180,6 +181,7 @@ export async function pollChain(deps: BatchDeps, input: ChainInput): Promise<Cha
     deps.metrics.count('polling.poll.events_found', outcome.events.length);
     deps.metrics.count('polling.poll.events_deduplicated', outcome.deduplicated);
     if (outcome.gapSuspected) deps.metrics.count('polling.poll.gaps_suspected');
+    if (outcome.deadLetters.length > 0) deps.metrics.count('polling.poll.bad_items', outcome.deadLetters.length);
     saved = true;
     cursor = answer.cursor;
     if (!more) break;

@@ -154,6 +154,13 @@ export async function runStep(
     }
     const outcome = result.status === 'draining' ? 'draining' : 'completed';
     deps.metrics.observe('polling.step.duration', (deps.clock.monotonic() - started) / 1000, { step, outcome });
+    for (const [how, entries] of [
+      ['done', result.done],
+      ['left', result.left],
+      ['fenced', fenced.size],
+    ] as const) {
+      if (entries > 0) deps.metrics.count('polling.step.entries', entries, { step, outcome: how });
+    }
     deps.log.info(
       {
         batchId: input.batchId,
@@ -169,6 +176,7 @@ export async function runStep(
     return result;
   } catch (error) {
     if (error instanceof LeaseLost || (end.signal.reason instanceof LeaseLost && !context.signal.aborted)) {
+      deps.metrics.count('polling.batch.finished', 1, { outcome: 'lease_lost' });
       // Nobody polls for this batch any more: its credentials go with it.
       await deps.snapshots.deleteAuth(input.batchId).catch((failure: unknown) => {
         deps.log.warn({ batchId: input.batchId, step, error: String(failure) }, 'auth.delete_failed');

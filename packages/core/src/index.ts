@@ -95,5 +95,5 @@ export type { Rng } from './ports/rng.ts';
 export type { TimerManager } from './ports/timer-manager.ts';
 export { Secret } from './secret.ts';
 export { KEY_BYTES, rememberKeys, SEEN_KEYS_MAX, SeenIndex } from './seen.ts';
-export { isUuid, uuidv7 } from './uuid.ts';
+export { isUuid, uuidTimeOf, uuidv7 } from './uuid.ts';
 export { batchIdOf, timerShardOfBatchId, timerShardOfWorkflowId, timerShardWorkflowIdOf } from './workflow-ids.ts';

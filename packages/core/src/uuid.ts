@@ -12,6 +12,11 @@ export function uuidv7(clock: Clock, rng: Rng): string {
   return `${hex.slice(0, 8)}-${hex.slice(8, 12)}-${hex.slice(12, 16)}-${hex.slice(16, 20)}-${hex.slice(20)}`;
 }
 
+/** Milliseconds since the epoch at which a version 7 UUID was made; undefined for any other text. */
+export function uuidTimeOf(text: string): number | undefined {
+  return isUuid(text) && text[14] === '7' ? Number.parseInt(text.slice(0, 8) + text.slice(9, 13), 16) : undefined;
+}
+
 const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/;
 
 /** Whether `text` is a lower-case UUID of any version. */

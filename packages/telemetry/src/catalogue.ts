@@ -46,7 +46,7 @@ const VIOLATIONS = [
   'batch_abandoned',
   'other',
 ];
-const DEPENDENCIES = ['workerdb', 'registrydb', 'object_store', 'control_plane', 'poll_function', 'temporal'];
+const DEPENDENCIES = ['object_store', 'control_plane', 'poll_function'];
 
 const RUN_STATUSES = [
   'queued',
@@ -92,12 +92,6 @@ const entries = {
     about:
       'Rows of each claimed batch. Many tiny batches under load mean that ticks are too frequent or rows too spread.',
   },
-  'polling.claim.lost': {
-    type: 'counter',
-    unit: 'rows',
-    tags: { reason: ['predicate', 'locked', 'oversize'] },
-    about: 'Planned rows that a claim left alone: changed since the tick, locked by another, or beyond the byte limit.',
-  },
   'polling.dispatch.ticks': {
     type: 'counter',
     unit: 'ticks',
@@ -138,8 +132,8 @@ const entries = {
   'polling.dispatch.batches_open': {
     type: 'gauge',
     unit: 'batches',
-    tags: { step: [...STEPS, 'planned'] },
-    about: 'Live batches by the step they are in.',
+    tags: { step: [...STEPS, 'planned', 'backoff'] },
+    about: 'Live batches by the step they are in; backoff is the wait before a next hop.',
   },
   'polling.dispatch.arms': {
     type: 'counter',
@@ -166,7 +160,7 @@ const entries = {
     unit: 'seconds',
     tags: {},
     buckets: LATENCY,
-    about: 'From claim to the end of a batch, hops included.',
+    about: 'From the tick that planned a batch to its end, hops included.',
   },
   'polling.batch.hops': {
     type: 'histogram',
@@ -186,8 +180,8 @@ const entries = {
   'polling.step.entries': {
     type: 'counter',
     unit: 'entries',
-    tags: { step: STEPS, outcome: ['done', 'failed', 'halted', 'parked', 'unfinished', 'fenced'] },
-    about: 'Entries that left a step, by how.',
+    tags: { step: STEPS, outcome: ['done', 'left', 'fenced'] },
+    about: 'Entries by how a step left them: moved forward, left for a later step or hop, or taken away by a change.',
   },
 
   // Auth
@@ -293,7 +287,7 @@ const entries = {
   'polling.poll.bad_items': {
     type: 'counter',
     unit: 'items',
-    tags: { reason: ['schema', 'size', 'key', 'other'] },
+    tags: {},
     about: 'Items that went to dead letters while the rest of their page went on.',
   },
   'polling.poll.answer_bytes': {
@@ -321,11 +315,12 @@ const entries = {
     tags: {},
     about: 'Answers 429 of the poll function’s platform. Each lowers the width: raise the function’s concurrency.',
   },
-  'polling.poll.source_down': {
-    type: 'counter',
+  'polling.poll.sources_down': {
+    type: 'gauge',
     unit: 'toolkits',
     tags: {},
-    about: 'Times a toolkit was declared down because over half of its polls failed within a minute.',
+    about:
+      'Toolkits held back because over half of their polls failed within a minute; one probe a minute finds out when that ends.',
   },
 
   // Broadcast
@@ -339,9 +334,9 @@ const entries = {
   'polling.broadcast.chunks': {
     type: 'counter',
     unit: 'chunks',
-    tags: { outcome: ['accepted', 'partial', 'gone', 'split', 'halved', 'misconfigured', 'unavailable'] },
+    tags: { outcome: ['answered', 'gone', 'refused', 'misconfigured', 'unavailable'] },
     about:
-      'Chunks sent to /state by what came back. `misconfigured` means that the receiver refuses the engine itself.',
+      'Chunks sent to /state by what came back. Refused ones are halved; `misconfigured` means that the receiver refuses the engine itself.',
   },
   'polling.broadcast.events_delivered': {
     type: 'counter',

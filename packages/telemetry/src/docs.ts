@@ -1,8 +1,11 @@
-/** Renders `docs/metrics.md` from the catalogue; `node src/docs.ts` writes it. */
-import { writeFileSync } from 'node:fs';
+/** Everything that is rendered from the catalogue, the alerts and the dashboards; `node src/docs.ts` writes it. */
+import { mkdirSync, writeFileSync } from 'node:fs';
+import { renderAlertRules, renderAlertsDoc, renderAlertTests } from './alerts.ts';
 import { CATALOGUE, type MetricSpec, prometheusNameOf } from './catalogue.ts';
+import { DASHBOARDS, renderDashboard } from './dashboards.ts';
+import { renderStatsdMapping } from './statsd-mapping.ts';
 
-export const METRICS_DOC = new URL('../../../docs/metrics.md', import.meta.url);
+const ROOT = new URL('../../../', import.meta.url);
 
 const HEAD = `# Metrics
 
@@ -14,7 +17,7 @@ Tags have closed sets of values and are never ids. Figures are per process: add 
 `;
 
 /** The whole page as Markdown. */
-export function renderMetricsDoc(): string {
+function renderMetricsDoc(): string {
   const sections = (Object.entries(CATALOGUE) as [string, MetricSpec][]).map(([name, spec]) => {
     const tags = Object.entries(spec.tags).map(
       ([tag, values]) => `- Tag \`${tag}\`: ${values.map((v) => `\`${v}\``).join(', ')}\n`,
@@ -31,4 +34,24 @@ ${tags.join('')}${buckets}`;
   return HEAD + sections.join('');
 }
 
-if (import.meta.main) writeFileSync(METRICS_DOC, renderMetricsDoc());
+/** Generated files by their path from the root. */
+export function generatedFiles(): ReadonlyMap<string, string> {
+  return new Map([
+    ['docs/metrics.md', renderMetricsDoc()],
+    ['docs/alerts.md', renderAlertsDoc()],
+    ['infra/prometheus/alerts.yml', renderAlertRules()],
+    ['infra/prometheus/alerts.test.yml', renderAlertTests()],
+    ['infra/statsd-exporter.yml', renderStatsdMapping()],
+    ...DASHBOARDS.map((one) => [`infra/grafana/dashboards/${one.name}.json`, renderDashboard(one)] as const),
+  ]);
+}
+
+/** Where a generated file lies. */
+export const urlOf = (path: string): URL => new URL(path, ROOT);
+
+if (import.meta.main) {
+  for (const [path, text] of generatedFiles()) {
+    mkdirSync(new URL('.', urlOf(path)), { recursive: true });
+    writeFileSync(urlOf(path), text);
+  }
+}

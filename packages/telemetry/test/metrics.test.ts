@@ -234,3 +234,16 @@ test('further processes serve /metrics on the next free port, with other sources
   expect(totalOf(metrics.snapshot(), 'telemetry.scrape_errors')).toBe(1);
   expect((await fetch(new URL('/', second.url))).status).toBe(404);
 });
+
+test('counters stand at zero for every value of their tags, so that an alert sees the first increment', async () => {
+  const metrics = createMetrics({ prometheus: true, onUnknown: 'throw' });
+  metrics.count('polling.commit.rows', 3, { outcome: 'fenced' });
+  const lines = (await metrics.exposition()).split('\n').filter((line) => line.startsWith('polling_commit_rows_total'));
+  expect(lines.toSorted()).toEqual([
+    'polling_commit_rows_total{outcome="already"} 0',
+    'polling_commit_rows_total{outcome="committed"} 0',
+    'polling_commit_rows_total{outcome="fenced"} 3',
+    'polling_commit_rows_total{outcome="quarantined"} 0',
+  ]);
+  await metrics.close();
+});

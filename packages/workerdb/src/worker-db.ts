@@ -40,7 +40,9 @@ import {
   countLiveBatches,
   countPending,
   type DeadLetterView,
+  type FleetGauges,
   type FleetView,
+  readGauges,
   type ShardView,
   type TriggerView,
   viewBatches,
@@ -74,6 +76,7 @@ export interface WorkerDb extends BatchStore, DispatchStore {
   pending(since: string): Promise<number>;
   /** How many batches are live; cheap. */
   liveBatches(): Promise<number>;
+  gauges(): Promise<FleetGauges>;
   trigger(triggerId: string): Promise<TriggerView | undefined>;
   explain(triggerId: string, range: ExplainRange): Promise<Explanation | undefined>;
   deadLetters(limit: number): Promise<readonly DeadLetterView[]>;
@@ -194,6 +197,7 @@ export async function openWorkerDb(options: WorkerDbOptions): Promise<WorkerDb> 
     fleet: (since = '-infinity') => viewFleet(sql, since),
     pending: (since) => countPending(sql, since),
     liveBatches: () => countLiveBatches(sql),
+    gauges: () => readGauges(sql),
     trigger: (triggerId) => viewTrigger(sql, storageShardOf(triggerId), triggerId),
     explain: (triggerId, range) => explainTrigger(sql, storageShardOf(triggerId), triggerId, range),
     deadLetters: (limit) => viewDeadLetters(sql, limit),

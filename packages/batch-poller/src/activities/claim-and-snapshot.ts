@@ -36,6 +36,7 @@ export async function claimAndSnapshot(
   if (claim.status === 'ended') return ENDED;
   if (claim.triggers.length === 0) {
     await deps.store.end(input.batchId);
+    deps.metrics.count('polling.batch.finished', 1, { outcome: 'empty' });
     return ENDED;
   }
   await deps.snapshots.writeEntries(input.batchId, claim.triggers);
@@ -48,6 +49,7 @@ export async function claimAndSnapshot(
     step: 'claim',
     outcome: 'completed',
   });
+  deps.metrics.count('polling.step.entries', claim.triggers.length, { step: 'claim', outcome: 'done' });
   deps.log.info(
     {
       batchId: input.batchId,

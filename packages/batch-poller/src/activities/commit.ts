@@ -13,6 +13,7 @@ import {
   hopBackoffSeconds,
   STEP_BUDGET_SECONDS,
   type TriggerState,
+  uuidTimeOf,
 } from '@milkrun/core';
 import { decideRow, heldOfFenced, needsState, type RowDecision } from '../decide-row.ts';
 import type { BatchDeps } from '../deps.ts';
@@ -68,6 +69,7 @@ async function commitOnce(deps: BatchDeps, input: CommitStepInput, context: Step
       if (input.force && !deps.draining.aborted && !backsOff) spaceOut(rows, mine);
       const backoff = hopBackoffSeconds(input.retryCounter, input.askedSeconds);
       running.open = open;
+      const sentAt = deps.clock.monotonic();
       const result = await deps.store.commit({
         batchId: input.batchId,
         rows,
@@ -80,8 +82,10 @@ async function commitOnce(deps: BatchDeps, input: CommitStepInput, context: Step
       // Database first: a wake that is lost after this line costs a tick, never a poll. What is committed already arms too:
       // an earlier attempt may have died before it could.
       if (result.arm || freed > 0 || folded.length < read.length) await deps.timers.arm(input.timerShard);
+      deps.metrics.observe('polling.commit.duration', (deps.clock.monotonic() - sentAt) / 1000);
       report(deps, rows, result);
       if (end) {
+        reportEnd(deps, input);
         // The poll step deletes them when it ends well; a step that failed or drained has left them.
         await deps.snapshots.deleteAuth(input.batchId);
         deps.snapshots.forget(input.batchId);
@@ -145,12 +149,23 @@ async function keepFenced(deps: BatchDeps, running: RunningStep, folded: readonl
   if (kept.length > 0) await deps.store.holdFenced(kept);
 }
 
+function reportEnd(deps: BatchDeps, input: CommitStepInput): void {
+  deps.metrics.count('polling.batch.finished', 1, { outcome: input.force ? 'forced' : 'committed' });
+  deps.metrics.observe('polling.batch.hops', input.retryCounter + 1);
+  const plannedAt = uuidTimeOf(input.batchId.slice(input.batchId.lastIndexOf(':') + 1));
+  if (plannedAt !== undefined) {
+    // Two machines' clocks: a small skew must not make it negative.
+    deps.metrics.observe('polling.batch.duration', Math.max(0, deps.clock.now() - plannedAt) / 1000);
+  }
+}
+
 function report(
   deps: BatchDeps,
   rows: readonly CommitRow[],
   result: Awaited<ReturnType<BatchDeps['store']['commit']>>,
 ): void {
   deps.metrics.count('polling.commit.rows', result.committed, { outcome: 'committed' });
+  if ((result.bisections ?? 0) > 0) deps.metrics.count('polling.commit.bisections', result.bisections);
   const counts = new Map<string, number>();
   for (const { status } of result.exceptions) counts.set(status, (counts.get(status) ?? 0) + 1);
   for (const [outcome, count] of counts) {

@@ -68,7 +68,9 @@ export async function poll(deps: BatchDeps, input: BatchPollerInput, context: St
         const following = slices[at + 1];
         next = following && statesOf(deps, following.entries);
         next?.catch(() => {});
+        const queuedAt = deps.clock.monotonic();
         const { started, settled } = pushSlice(slice.entries, (entry) => async () => {
+          deps.metrics.observe('polling.poll.slot_wait', (deps.clock.monotonic() - queuedAt) / 1000);
           if (signal.aborted || broken !== undefined || deps.clock.monotonic() > running.budgetEnd) return;
           if (running.fenced.has(entry.trigger.triggerId)) return;
           const record = auth.get(authKeyOf(entry.trigger.tenantId, entry.trigger.connectionId));

@@ -164,6 +164,8 @@ export interface CommitResult {
   /** True when that due time lies before the shard's recorded wake: arm the shard (database first, then arm). */
   readonly arm: boolean;
   readonly halted: Readonly<Record<string, number>>;
+  /** Statements that failed on data and were halved to find the bad row; absent: none. */
+  readonly bisections?: number;
 }
 
 export interface BatchCheck {

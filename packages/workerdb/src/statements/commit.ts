@@ -33,10 +33,11 @@ interface Total {
   nextDueInMs: number | null;
   arm: boolean;
   halted: Record<string, number>;
+  bisections: number;
 }
 
 export async function commitRows(sql: Sql, input: CommitInput): Promise<CommitResult> {
-  const total: Total = { committed: 0, exceptions: [], nextDueInMs: null, arm: false, halted: {} };
+  const total: Total = { committed: 0, exceptions: [], nextDueInMs: null, arm: false, halted: {}, bisections: 0 };
   const chunks = chunksOf(input.rows);
   for (let at = 0; at < chunks.length; at += 1) {
     await commitChunk(sql, input, chunks[at] as readonly CommitRow[], at === chunks.length - 1, total);
@@ -78,6 +79,7 @@ async function commitChunk(
   } catch (error) {
     if (!isDataError(error) || rows.length === 0) throw error;
     if (rows.length > 1) {
+      total.bisections += 1;
       const [first, second] = halve(rows);
       await commitChunk(sql, input, first, false, total);
       await commitChunk(sql, input, second, last, total);

@@ -182,6 +182,31 @@ export async function countLiveBatches(sql: Sql): Promise<number> {
   return row?.n ?? 0;
 }
 
+/** What dashboards show of the whole fleet, from small tables alone: cheap enough for every few seconds. */
+export interface FleetGauges {
+  /** Live batches by step. */
+  readonly batches: Readonly<Record<string, number>>;
+  /** Rows of live batches. */
+  readonly leased: number;
+  /** Toolkits held back because most of their polls fail. */
+  readonly sourcesDown: number;
+}
+
+export async function readGauges(sql: Sql): Promise<FleetGauges> {
+  const steps = await sql.unsafe<{ step: string; batches: number; leased: number }[]>(
+    `select step, count(*)::int as batches, coalesce(sum(entries), 0)::int as leased from batches
+     where ended_at is null and (expires_at > statement_timestamp() or claimed_at is null) group by step`,
+  );
+  const [down] = await sql.unsafe<{ n: number }[]>(
+    "select count(*)::int as n from source_limits where reason = 'source_down' and connection_h = 0",
+  );
+  return {
+    batches: Object.fromEntries(steps.map(({ step, batches }) => [step, batches])),
+    leased: steps.reduce((sum, { leased }) => sum + leased, 0),
+    sourcesDown: down?.n ?? 0,
+  };
+}
+
 /** Polled triggers that were neither polled nor given a verdict since an instant. */
 export async function countPending(sql: Sql, since: string): Promise<number> {
   const [row] = await sql.unsafe<{ n: number }[]>(
