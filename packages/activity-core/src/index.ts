@@ -1,4 +1,5 @@
 export { JSON_SCHEMAS, parseDefinition } from './check-definition.ts';
+export { type CommandDeps, drainCommands, startRun } from './commands.ts';
 export {
   type CelRoots,
   type Condition,
@@ -39,6 +40,14 @@ export { decideOpen } from './open-run.ts';
 export { type Plan, PlanFailed, type PlannedTask, type PlanRoots, planTasks, TASKS_MAX } from './plan.ts';
 export { type Problem, Refused } from './problem.ts';
 export type { RunResult, RunSteps, RunTrigger, TaskSteps } from './run-types.ts';
+export {
+  createSchedules,
+  type ScheduleDeps,
+  type Schedules,
+  type SyncResult,
+  type SyncStep,
+  startOf,
+} from './schedules.ts';
 export {
   type OutboundAnswer,
   OutboundFailed,

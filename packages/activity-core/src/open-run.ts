@@ -112,7 +112,7 @@ function timed(
     event: JSON.stringify({ type: TYPES[origin], data }),
     ...more,
   });
-  if (!facts.enabled) return not({ status: 'missed', reason: 'the activity is disabled' });
+  if (!facts.enabled && trigger.forced !== true) return not({ status: 'missed', reason: 'the activity is disabled' });
   if (facts.status === 'tripped') return not({ status: 'missed', reason: 'the activity is tripped' });
   if (origin === 'at') return once(definition, facts, nominalMs);
   const entry = cronEntryOf(definition);
@@ -126,8 +126,11 @@ function timed(
     nowMs: facts.nowMs,
     coveredMs: facts.coveredMs ?? nominalMs - 1,
   });
-  const { coveredMs, window } = decision;
-  if (decision.outcome !== 'run' || window === null) {
+  const { coveredMs } = decision;
+  // Asked for by hand: it runs for this tick alone, and what is covered stays.
+  const byHand = trigger.forced === true;
+  const window = byHand ? { startMs: nominalMs, endMs: nominalMs, missed: [], missedCount: 0 } : decision.window;
+  if (window === null) {
     const { outcome, reason } = decision;
     return not({ status: outcome === 'missed' ? 'missed' : 'coalesced', reason: reason ?? '' }, key, { coveredMs });
   }
@@ -143,7 +146,7 @@ function timed(
     status: 'running',
     reason: null,
     dedupeKey: key,
-    coveredMs,
+    coveredMs: byHand ? null : coveredMs,
     window,
     event: newEvent.record,
     newEvent,

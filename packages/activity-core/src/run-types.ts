@@ -8,6 +8,10 @@ export interface RunTrigger {
   /** Version at match time; null: the version current when it opens. */
   readonly version: number | null;
   readonly dryRun?: boolean;
+  /** A tick that is made up for, RFC 3339. */
+  readonly scheduledFor?: string;
+  /** It runs however late it is. */
+  readonly forced?: boolean;
   /** Set by continue-as-new only. */
   readonly resume?: RunProgress;
 }

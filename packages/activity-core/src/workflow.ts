@@ -94,7 +94,7 @@ export async function RunActivityWorkflow(activityId: string, trigger: RunTrigge
       trigger,
       workflowId: info.workflowId,
       temporalRunId: info.firstExecutionRunId,
-      scheduledFor: nominalTime(),
+      scheduledFor: trigger.scheduledFor ?? nominalTime(),
     });
     if (opened.state === 'ended') return { status: opened.status, reason: opened.reason };
     run = opened.run;

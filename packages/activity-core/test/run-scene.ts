@@ -26,6 +26,7 @@ import {
   type RunDeps,
   type RunTrigger,
   runWorkflowIdOf,
+  scheduleIdOf,
   storedDefinitionOf,
 } from '../src/index.ts';
 
@@ -111,6 +112,7 @@ async function openScene({ client, registry, sql, queues, options }: Parts) {
   await registry.keys.ensureTenant(tenantId, 'Scene');
   const actor = { tenantId, name: 'test' };
   const asked: Asked[] = [];
+  const defined: string[] = [];
   const server = createServer(async (request, response) => {
     const one = await readAsked(request);
     asked.push(one);
@@ -129,9 +131,13 @@ async function openScene({ client, registry, sql, queues, options }: Parts) {
     client,
     asked,
     origin,
+    defined,
     queues,
-    define: (definition: DefinitionInput) =>
-      registry.activities.create(actor, storedDefinitionOf(parseDefinition(definition))),
+    async define(definition: DefinitionInput) {
+      const view = await registry.activities.create(actor, storedDefinitionOf(parseDefinition(definition)));
+      defined.push(view.id);
+      return view;
+    },
     /** Stores an event as the router does, and starts the run of an activity for it. */
     async start(
       activityId: string,
@@ -165,6 +171,13 @@ async function openScene({ client, registry, sql, queues, options }: Parts) {
     outbox: () => sql`select record from activity_outbox where tenant_id = ${tenantId} order by seq`,
     async close() {
       server.closeAllConnections();
+      for (const id of defined) {
+        await registry.activities.remove(actor, id).catch(() => undefined);
+        await client.schedule
+          .getHandle(scheduleIdOf(id))
+          .delete()
+          .catch(() => undefined);
+      }
       server.close();
       for (const { workflow_id } of await sql`
         select workflow_id from activity_runs where tenant_id = ${tenantId} and finished_at is null

@@ -1,10 +1,11 @@
 /** registrydb as one thing: opened once by the API, closed at its end. */
 import { join } from 'node:path';
-import { type ActivityStore, type Clock, type Log, noLog, type Rng } from '@milkrun/core';
+import { type ActivityStore, type Clock, type Log, noLog, type Rng, type ScheduleStore } from '@milkrun/core';
 import { createMigrator } from '@milkrun/migrator';
 import { sql } from 'drizzle-orm';
 import { type Activities, createActivities } from './activities/definitions.ts';
 import { createRunStore } from './activities/runs.ts';
+import { createScheduleStore } from './activities/scheduling.ts';
 import { createTaskStore } from './activities/tasks.ts';
 import { type AuditEntry, listAudit } from './audit.ts';
 import { type Connections, createConnections } from './connections.ts';
@@ -40,6 +41,7 @@ export interface Registry {
   readonly activities: Activities;
   /** What the steps of runs ask for. */
   readonly activityRuns: ActivityStore;
+  readonly activitySchedules: ScheduleStore;
   readonly events: Events;
   readonly idempotency: Idempotency;
   storeState(input: IncomingState): Promise<StoredState>;
@@ -79,6 +81,7 @@ export async function openRegistry(options: RegistryOptions): Promise<Registry> 
     triggers: createTriggers(store, clock, rng),
     feed,
     activities: createActivities(store, clock, rng),
+    activitySchedules: createScheduleStore(store),
     activityRuns: { ...createRunStore(store), ...createTaskStore(store) },
     events: createEvents(store),
     idempotency: createIdempotency(store),

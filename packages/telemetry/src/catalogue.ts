@@ -590,6 +590,18 @@ const entries = {
     tags: { type: ['http', 'event', 'workflow', 'human', 'noop'], status: ['done', 'failed', 'cancelled'] },
     about: 'Tasks that ended, after all their attempts.',
   },
+  'activity.schedule_steps': {
+    type: 'counter',
+    unit: 'steps',
+    tags: { verb: ['create', 'update', 'restore', 'pause', 'unpause', 'delete', 'leave'] },
+    about: 'What keeping the schedules in step did. `restore`: somebody edited one by hand.',
+  },
+  'activity.ticks_not_opened': {
+    type: 'counter',
+    unit: 'ticks',
+    tags: {},
+    about: 'Ticks that were due and that no schedule opened. Zero: anything else is named in the log and has its rows.',
+  },
   'telemetry.unknown': {
     type: 'counter',
     unit: 'calls',

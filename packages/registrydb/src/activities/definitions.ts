@@ -7,6 +7,7 @@ import { sql } from 'drizzle-orm';
 import { record } from '../audit.ts';
 import { iso, isoOrNull, type Runner, type Store, type Transaction } from '../database.ts';
 import { type Actor, RegistryProblem } from '../problem.ts';
+import { notifyActivities } from './scheduling.ts';
 
 /** A checked definition, spread out as the table has it. Values are JSON text. */
 export interface DefinitionWrite {
@@ -158,6 +159,7 @@ export function createActivities({ db, transact }: Store, clock: Clock, rng: Rng
           ids: [id],
           detail: JSON.stringify({ version: 1, after: input.fingerprint }),
         });
+        await notifyActivities(tx, id);
         return view(tx, id);
       }),
     update: (actor, id, input, options) =>
@@ -178,6 +180,7 @@ export function createActivities({ db, transact }: Store, clock: Clock, rng: Rng
               when ${isNewTime}::boolean then statement_timestamp() else covered_at end,
             status = case when status = 'done' and ${isNewTime}::boolean then 'active' else status end,
             disabled_at = case when ${input.enabled}::boolean then null else coalesce(disabled_at, statement_timestamp()) end,
+            disabled_by = case when ${input.enabled}::boolean then null else coalesce(disabled_by, ${actor.name}) end,
             updated_at = statement_timestamp()
           where id = ${id}::uuid and not exists (select 1 from activity_definitions o
             where o.tenant_id = ${actor.tenantId} and o.slug = ${input.slug} and o.id <> ${id}::uuid and o.deleted_at is null)
@@ -197,6 +200,7 @@ export function createActivities({ db, transact }: Store, clock: Clock, rng: Rng
             changed: changedFields(row.spec, input.spec),
           }),
         });
+        await notifyActivities(tx, id);
         return view(tx, id);
       }),
     async remove(actor, id, options) {
@@ -207,6 +211,7 @@ export function createActivities({ db, transact }: Store, clock: Clock, rng: Rng
           update activity_definitions set deleted_at = statement_timestamp(), updated_at = statement_timestamp()
           where id = ${id}::uuid`);
         await record(tx, { actor, action: 'deleted', kind: 'activity', ids: [id], reason: options?.reason });
+        await notifyActivities(tx, id);
       });
     },
     setEnabled: (actor, id, enabled, options) =>
@@ -219,6 +224,8 @@ export function createActivities({ db, transact }: Store, clock: Clock, rng: Rng
         await tx.execute(sql`
           update activity_definitions set enabled = ${enabled}, updated_at = statement_timestamp(),
             disabled_at = case when ${enabled}::boolean then null else statement_timestamp() end,
+            disabled_by = case when ${enabled}::boolean then null else ${actor.name} end,
+            disabled_reason = case when ${enabled}::boolean then null else ${options?.reason ?? null}::text end,
             covered_at = case when ${covers}::boolean then statement_timestamp() else covered_at end
           where id = ${id}::uuid`);
         await record(tx, {
@@ -229,6 +236,7 @@ export function createActivities({ db, transact }: Store, clock: Clock, rng: Rng
           reason: options?.reason,
           ...(enabled ? { detail: JSON.stringify({ recover: options?.recover === true }) } : {}),
         });
+        await notifyActivities(tx, id);
         return view(tx, id);
       }),
     reset: (actor, id, options) =>
@@ -241,6 +249,7 @@ export function createActivities({ db, transact }: Store, clock: Clock, rng: Rng
             updated_at = statement_timestamp()
           where id = ${id}::uuid and status <> 'done'`);
         await record(tx, { actor, action: 'reset', kind: 'activity', ids: [id], reason: options?.reason });
+        await notifyActivities(tx, id);
         return view(tx, id);
       }),
     async versions(tenantId, id) {
