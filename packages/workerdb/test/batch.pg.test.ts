@@ -148,6 +148,81 @@ describe('commit', () => {
     expect(explained?.timeline[0]).toMatchObject({ what: 'polled', code: 'ok', delivered: 2 });
   });
 
+  test('a batch of plain rows alone leaves behind what it leaves when others are among them', async () => {
+    const priors = [
+      '',
+      'failure_count = 2, poison_count = 1, last_code = 42',
+      "last_code = 1, quiet_since = statement_timestamp() - interval '2 h', quiet_polls = 7",
+      "last_code = 1, quiet_since = statement_timestamp() - interval '10 min', quiet_polls = 3",
+      'halted_code = 20, halted_probe = true, halted_at = statement_timestamp()',
+      "poll_requested_at = statement_timestamp() + interval '1 h'",
+      "primed = true, version_used = '7', state_bytes = 900, last_event_at = created_at, event_gap_s = 60",
+      'lease_epoch = lease_epoch + 1, lease_owner = null',
+      'last_committed_epoch = lease_epoch, lease_owner = null',
+      'enabled = false, lease_owner = null, next_poll_at = null',
+    ].map((prior) => prior.replace('created_at', "statement_timestamp() - interval '1 d'"));
+    const leave = async (others: number) => {
+      await emptied(db);
+      await push(db, many(priors.length + 1 + others));
+      await db.sql`insert into source_limits (toolkit_h, connection_h, per_minute, not_before, made_at, reason, toolkit, tenant_id, connection_id)
+        values (hash32('synthetic'), 0, 1000, '-infinity', statement_timestamp() - interval '1 h', 'source_down', 'synthetic', '', '')`;
+      const { batchId, triggers } = await claimAll(db);
+      const at = (n: number): string => triggers[n]?.triggerId as string;
+      for (const [n, prior] of priors.entries())
+        if (prior !== '')
+          await db.sql.unsafe(`update polling_trigger_runs set ${prior} where trigger_id = $1`, [at(n)]);
+      await db.sql`delete from polling_trigger_runs where trigger_id = ${at(priors.length)}`;
+      const result = await commit(
+        db,
+        batchId,
+        triggers.map((one, n) =>
+          row(one, { pollMs: n + 0.6, deduplicated: n, ...(n > priors.length ? { events: 1 } : {}) }),
+        ),
+      );
+      const ids = priors.map((_, n) => at(n));
+      const exceptions = result.exceptions
+        .map((one) => [ids.indexOf(one.triggerId), one.leaseEpoch, one.status])
+        .sort();
+      const states = await db.sql`
+        select last_committed_epoch, lease_epoch, lease_owner is null as free, enabled, failure_count, poison_count, quiet_polls,
+          quiet_since is not null as quiet, last_code, primed, halted_probe, halted_code, halted_at is null as unhalted, state_bytes, version_used,
+          event_gap_s, last_event_at is not null as had_event, last_polled_at = last_ok_at as ok, last_polled_at > created_at - interval '1 h' as now,
+          next_poll_at <= statement_timestamp() as due, next_poll_at = next_slot(last_polled_at, interval_s, phase_s) as slot
+        from unnest(${ids}::uuid[]) with ordinality as k(id, n) join polling_trigger_runs r on r.trigger_id = k.id
+          join polling_triggers using (shard, trigger_id) order by k.n`;
+      const lines = await db.sql`
+        select k.n::int, code, outcome, events, deduplicated, poll_ms, quiet_polls, quiet_since is not null as quiet, reason, due_at is not null as due,
+          claimed_at is not null as claimed, next_at is not null as next, batch_no is not null as batch, found
+        from poll_log l join unnest(${ids}::uuid[]) with ordinality as k(id, n) on l.trigger_id = k.id order by k.n`;
+      const lifecycle = await db.sql`select state, code from lifecycle_outbox where trigger_id = any (${ids})`;
+      const [health] = await db.sql`select polls - ${others} as polls, failures from source_health`;
+      const [batch] = await db.sql`select ended_at is not null as ended, open, key_ids from batches`;
+      const limits = await db.sql`select count(*)::int as n from source_limits`;
+      return {
+        committed: result.committed - others,
+        exceptions,
+        arm: result.arm,
+        states,
+        lines,
+        lifecycle,
+        health,
+        batch,
+        limits,
+      };
+    };
+    const alone = await leave(0);
+    expect(alone).toMatchObject({
+      committed: 7,
+      health: { polls: 7, failures: 0 },
+      batch: { ended: true },
+      limits: [{ n: 0 }],
+    });
+    expect(alone.exceptions.map(([, , status]) => status).sort()).toEqual(['already', 'fenced', 'fenced', 'fenced']);
+    expect(alone.lifecycle).toMatchObject([{ state: 'resumed', code: 'ok' }]);
+    expect(alone.lines.length).toBeGreaterThan(4);
+    expect(await leave(2)).toEqual(alone);
+  });
+
   test('the same epoch twice equals once: the repeat answers already', async () => {
     await push(db, many(2));
     const { batchId, triggers } = await claimAll(db);

@@ -1,20 +1,123 @@
 /**
- * The commit statement: fenced, one JSON parameter, everything it decides in the same statement.
+ * The commit statement: fenced, everything it decides in the same statement.
+ *
+ * Most rows are plain: a poll succeeded and found nothing. They come as columns, which cost a third of JSON to read; where
+ * a batch has no others, a statement commits it that carries few values and opens none of the tables only other rows need.
  *
  * Order of locks: run rows by key first, then the rest. Old values are carried through `locked` into what follows: two CTEs
  * of a writing statement are never joined (both are estimated at one row, and a nested loop of 5,000 × 5,000 follows).
  */
+import { codeNumberOf } from '../code-numbers.ts';
 
-/** $1 batch id, $2 rows, $3 ends the batch, $4 open entries, $5 seconds to extend by, $6 forced with something released. */
-export const COMMIT = `
-with me as materialized (
+const OK = codeNumberOf('ok');
+
+const ME = `me as materialized (
   select batch_no, timer_shard, claimed_at, open, statement_timestamp() as now from batches
-  where batch_id = $1 and ended_at is null and expires_at > statement_timestamp()),
-j as materialized (select $2::text::jsonb as list),            -- parsed once for all rows; the planner sees only the limit's parameter
-d as materialized (
-  select d.* from j, jsonb_to_recordset(j.list) as d(s smallint, i uuid, e integer, o text, c smallint, ct text, hc smallint, hct text,
+  where batch_id = $1 and ended_at is null and expires_at > statement_timestamp())`;
+
+/** Arrays are estimated at ten rows, so rows of triggers are probed by their keys. */
+const PLAIN = 'unnest($6::smallint[], $7::uuid[], $8::integer[], $9::integer[], $10::integer[]) as p(s, i, e, ms, dd)';
+
+const LOG_LINES = `insert into poll_log (at, trigger_id, lease_epoch, code, outcome, events, deduplicated, poll_ms, quiet_polls, quiet_since, reason,
+    due_at, claimed_at, next_at, batch_no, found)`;
+
+const FENCED_LINES = `union all select statement_timestamp(), l.i, l.e, 7, 'fenced', 0, 0, l.ms, 0, null, 'taken from its batch by a change',
+    null, me.claimed_at, l.was_due, me.batch_no, null
+  from locked l, me where l.mine is not true and not l.done`;
+
+/** `successes`: a query of the toolkits that have answered. */
+const recovery = (
+  successes: string,
+): string => `good as materialized (                                          -- down toolkits whose polls succeed again, by batches claimed since the last step
+  select l.toolkit_h, l.per_minute from source_limits l where l.reason = 'source_down' and l.connection_h = 0 and greatest(l.made_at, l.stepped_at) < (select claimed_at from me)
+    and l.toolkit_h = any (array(${successes}))),
+ramped as (                                                     -- 1, 10, 100, 1,000: each good batch lets ten times as many follow at once
+  update source_limits l set per_minute = l.per_minute * 10, not_before = statement_timestamp(), stepped_at = statement_timestamp()
+  where l.connection_h = 0 and l.toolkit_h = any (array(select toolkit_h from good where per_minute < 1000))),
+recovered as (
+  delete from source_limits where connection_h = 0 and toolkit_h = any (array(select toolkit_h from good where per_minute >= 1000)))`;
+
+const FINISH = `fin as (
+  update batches set step = 'commit', open = $3::int, ended_at = case when $2::boolean then statement_timestamp() end,
+    key_shards = case when not $2::boolean then key_shards end, key_epochs = case when not $2::boolean then key_epochs end,
+    key_ids = case when not $2::boolean then key_ids end,
+    expires_at = greatest(expires_at, statement_timestamp() + $4::float8 * interval '1 s')
+  where batch_id = $1 and ended_at is null and expires_at > statement_timestamp() returning timer_shard),
+fences as (delete from batch_fences where $2::boolean and batch_no = (select batch_no from me)),
+pause as (
+  update timer_shards set
+    backoff_until = case when $5::boolean then statement_timestamp() + least(300, 30 * 2 ^ backoff_level) * interval '1 s' end,
+    backoff_level = case when $5::boolean then least(backoff_level + 1, 4) else 0 end
+  where $2::boolean and timer_shard = (select timer_shard from me) and ($5::boolean or backoff_level > 0) returning timer_shard, backoff_until),
+waits as (
+  insert into holds_log (timer_shard, since, until, reason)
+  select timer_shard, statement_timestamp(), backoff_until, 'backoff' from pause where backoff_until is not null)`;
+
+const OUTCOME = `select count(*)::int as committed, (extract(epoch from min(u.next_poll_at) - statement_timestamp()) * 1000)::float8 as next_due_ms,
+  coalesce((select min(u.next_poll_at) < t.wake_at or (t.wake_at <= t.ticked_at and (select open from me) > $3)   -- the tick left due rows: places are free
+    from timer_shards t where t.timer_shard = (select timer_shard from me)), true) or exists (select from good) as arm,`;
+
+const EXCEPTIONS = `  (select coalesce(jsonb_agg(jsonb_build_array(x.s, x.i, x.e, x.st)), '[]') from (
+    select l.s, l.i, l.e, case when l.done then 'already' else 'fenced' end as st from locked l where l.mine is not true
+    union all select d.s, d.i, d.e, 'fenced' from d where (select count(*) from d) > (select count(*) from locked) and (d.s, d.i) not in (select s, i from locked)) x) as exceptions`;
+
+/**
+ * Plain rows alone. $1 batch id, $2 ends the batch, $3 open entries, $4 seconds to extend by, $5 forced with something
+ * released; columns of the rows: $6 shards, $7 trigger ids, $8 epochs, $9 milliseconds, $10 deduplicated items.
+ */
+export const COMMIT_PLAIN = `
+with ${ME},
+d as materialized (select p.* from ${PLAIN}),
+locked as materialized (                                        -- in key order, with the values as they were
+  select d.*, t.lease_owner = (select batch_no from me) and t.lease_epoch = d.e and t.enabled as mine, t.last_committed_epoch >= d.e as done,
+    t.last_code as was_code, t.next_poll_at as was_due, t.quiet_polls as was_polls, t.quiet_since as was_since, t.halted_code as was_halt, t.toolkit_h
+  from (select * from d order by s, i) d
+  join polling_trigger_runs t on t.shard = d.s and t.trigger_id = d.i order by t.shard, t.trigger_id for update of t),
+act as materialized (
+  select l.*, (select batch_no from me) as batch_no, (select claimed_at from me) as claimed_at, (select now from me) as now,
+    l.was_code is distinct from ${OK} or l.was_since < statement_timestamp() - interval '1 h' as logs
+  from locked l where l.mine),
+upd as (
+  update polling_trigger_runs t set
+    next_poll_at = case when t.poll_requested_at > d.claimed_at then d.now else next_slot(d.now, t.interval_s, t.phase_s) end,
+    lease_owner = null, last_committed_epoch = d.e, last_polled_at = d.now, last_ok_at = d.now,
+    quiet_since = case when d.logs then null else coalesce(t.quiet_since, d.now) end,
+    quiet_polls = case when d.logs then 0 else t.quiet_polls + 1 end,
+    failure_count = 0, poison_count = 0, last_code = ${OK}, halted_probe = false, halted_code = null, halted_at = null
+  from act d
+  where t.shard = d.s and t.trigger_id = d.i and t.lease_owner = d.batch_no and t.lease_epoch = d.e and t.enabled
+  returning d.*, t.next_poll_at),
+log as (
+  ${LOG_LINES}
+  select now, i, e, ${OK}::smallint, 'success', 0, dd, ms, was_polls, was_since, null, was_due, claimed_at, next_poll_at, batch_no, null::integer
+  from upd where logs
+  ${FENCED_LINES}),
+life as (
+  insert into lifecycle_outbox (trigger_id, config_version, state, code, at)
+  select u.i, p.config_version, 'resumed', 'ok', u.now from (select * from upd where was_halt is not null offset 0) u cross join lateral (
+    select t.config_version from polling_triggers t where t.shard = u.s and t.trigger_id = u.i limit 1) p),
+health as (
+  insert into source_health as h (toolkit_h, slot, polls, failures)
+  select toolkit_h, floor(extract(epoch from now) / 10)::bigint, count(*), 0 from upd group by 1, 2 order by 1, 2
+  on conflict (toolkit_h, slot) do update set polls = h.polls + excluded.polls),
+${recovery('select distinct toolkit_h from act')},
+${FINISH}
+${OUTCOME}
+${EXCEPTIONS}, '{}'::jsonb as halted
+from upd u`;
+
+/** Parameters of COMMIT_PLAIN, $11 the rows that are not plain, as JSON, and $12 how many rows there are in all. */
+export const COMMIT = `
+with ${ME},
+d(s, i, e, o, c, ct, hc, hct, ha, ch, ra, cur, cn, sn, v, pr, ev, dd, fd, ms, pl, rk, r, h, hd, dl, w) as materialized (
+  select p.s, p.i, p.e, 'success', ${OK}::smallint, null::text, null::smallint, null::text, null::integer, null::text, null::integer, null::jsonb,
+    null::boolean, null::text, null::text, null::boolean, 0, p.dd, null::integer, p.ms, true, null::boolean, null::text, null::jsonb,
+    null::jsonb, null::jsonb, null::jsonb
+  from ${PLAIN}
+  union all select d.* from jsonb_to_recordset($11::text::jsonb) as d(s smallint, i uuid, e integer, o text, c smallint, ct text, hc smallint, hct text,
     ha integer, ch text, ra integer, cur jsonb, cn boolean, sn text, v text, pr boolean, ev integer, dd integer, fd integer, ms integer, pl boolean, rk boolean,
-    r text, h jsonb, hd jsonb, dl jsonb, w jsonb) limit jsonb_array_length($2::text::jsonb)),
+    r text, h jsonb, hd jsonb, dl jsonb, w jsonb)
+  limit $12::integer),                                          -- estimated at a tenth: more, and the planner would scan all rows for a hash
 locked as materialized (                                        -- in key order, with the values as they were
   select d.*, t.lease_owner = (select batch_no from me) and t.lease_epoch = d.e and t.enabled as mine, t.last_committed_epoch >= d.e as done,
     t.last_code as was_code, t.next_poll_at as was_due, t.quiet_polls as was_polls, t.quiet_since as was_since, t.halted_code as was_halt, t.toolkit_h, t.connection_h,
@@ -80,14 +183,11 @@ st as (
   update polling_trigger_states s set cursor = case when d.cn then null else coalesce(d.cur, s.cursor) end, seen = coalesce(decode(d.sn, 'base64'), s.seen)
   from act d where s.shard = d.s and s.trigger_id = d.i and (d.cur is not null or d.cn or d.sn is not null)),
 log as (
-  insert into poll_log (at, trigger_id, lease_epoch, code, outcome, events, deduplicated, poll_ms, quiet_polls, quiet_since, reason,
-    due_at, claimed_at, next_at, batch_no, found)
+  ${LOG_LINES}
   select now, i, e, case when is_down then 6 else c end, case when halt is not null then 'halt' else o end, ev, coalesce(dd, 0), ms, was_polls, was_since, r,
     was_due, claimed_at, next_poll_at, batch_no, fd
   from upd where logs
-  union all select statement_timestamp(), l.i, l.e, 7, 'fenced', 0, 0, l.ms, 0, null, 'taken from its batch by a change',
-    null, me.claimed_at, l.was_due, me.batch_no, null
-  from locked l, me where l.mine is not true and not l.done),
+  ${FENCED_LINES}),
 life as (
   insert into lifecycle_outbox (trigger_id, config_version, state, code, at)
   select u.i, p.config_version, x.state, x.code, u.now
@@ -116,14 +216,7 @@ hold as (
   where u.is_down order by u.toolkit_h
   on conflict (toolkit_h, connection_h) do update set per_minute = 1, not_before = excluded.not_before, stepped_at = excluded.made_at
     where source_limits.reason = 'source_down'),
-good as materialized (                                          -- down toolkits whose polls succeed again, by batches claimed since the last step
-  select l.toolkit_h, l.per_minute from source_limits l where l.reason = 'source_down' and l.connection_h = 0 and greatest(l.made_at, l.stepped_at) < (select claimed_at from me)
-    and l.toolkit_h = any (array(select distinct toolkit_h from act where o in ('success', 'more') and toolkit_h <> all (array(select toolkit_h from down))))),
-ramped as (                                                     -- 1, 10, 100, 1,000: each good batch lets ten times as many follow at once
-  update source_limits l set per_minute = l.per_minute * 10, not_before = statement_timestamp(), stepped_at = statement_timestamp()
-  where l.connection_h = 0 and l.toolkit_h = any (array(select toolkit_h from good where per_minute < 1000))),
-recovered as (
-  delete from source_limits where connection_h = 0 and toolkit_h = any (array(select toolkit_h from good where per_minute >= 1000))),
+${recovery(`select distinct toolkit_h from act where o in ('success', 'more') and toolkit_h <> all (array(select toolkit_h from down))`)},
 held as (                                                       -- of fenced entries too: what cannot be asked again is kept
   insert into held_events (shard, trigger_id, event_id, held_at, event)
   select d.s, d.i, h.id, statement_timestamp(), h.ev
@@ -139,27 +232,9 @@ letters as (
     sha256(convert_to(a.i::text || ':' || l.st || ':' || coalesce(l.id, '') || ':' || l.raw, 'UTF8'))
   from act a cross join lateral jsonb_to_recordset(a.dl) as l(st text, c text, r text, id text, raw text) where a.dl is not null
   order by a.s, a.i on conflict (digest) do nothing),
-fin as (
-  update batches set step = 'commit', open = $4::int, ended_at = case when $3::boolean then statement_timestamp() end,
-    key_shards = case when not $3::boolean then key_shards end, key_epochs = case when not $3::boolean then key_epochs end,
-    key_ids = case when not $3::boolean then key_ids end,
-    expires_at = greatest(expires_at, statement_timestamp() + $5::float8 * interval '1 s')
-  where batch_id = $1 and ended_at is null and expires_at > statement_timestamp() returning timer_shard),
-fences as (delete from batch_fences where $3::boolean and batch_no = (select batch_no from me)),
-pause as (
-  update timer_shards set
-    backoff_until = case when $6::boolean then statement_timestamp() + least(300, 30 * 2 ^ backoff_level) * interval '1 s' end,
-    backoff_level = case when $6::boolean then least(backoff_level + 1, 4) else 0 end
-  where $3::boolean and timer_shard = (select timer_shard from me) and ($6::boolean or backoff_level > 0) returning timer_shard, backoff_until),
-waits as (
-  insert into holds_log (timer_shard, since, until, reason)
-  select timer_shard, statement_timestamp(), backoff_until, 'backoff' from pause where backoff_until is not null)
-select count(*)::int as committed, (extract(epoch from min(u.next_poll_at) - statement_timestamp()) * 1000)::float8 as next_due_ms,
-  coalesce((select min(u.next_poll_at) < t.wake_at or (t.wake_at <= t.ticked_at and (select open from me) > $4)   -- the tick left due rows: places are free
-    from timer_shards t where t.timer_shard = (select timer_shard from me)), true) or exists (select from good) as arm,
-  (select coalesce(jsonb_agg(jsonb_build_array(x.s, x.i, x.e, x.st)), '[]') from (
-    select l.s, l.i, l.e, case when l.done then 'already' else 'fenced' end as st from locked l where l.mine is not true
-    union all select d.s, d.i, d.e, 'fenced' from d where (d.s, d.i) not in (select s, i from locked)) x) as exceptions,
+${FINISH}
+${OUTCOME}
+${EXCEPTIONS},
   (select coalesce(jsonb_object_agg(hct, n), '{}') from (
     select hct, count(*) as n from act where halt is not null and halt is distinct from was_halt group by hct) x) as halted
 from upd u`;

@@ -12,7 +12,7 @@ import {
 } from '@milkrun/core';
 import type { Sql, TransactionSql } from 'postgres';
 import { codeNumberOf } from '../code-numbers.ts';
-import { COMMIT } from './commit-sql.ts';
+import { COMMIT, COMMIT_PLAIN } from './commit-sql.ts';
 
 const STATEMENT_BYTES_MAX = 8 * 1024 * 1024;
 const BRAKE_LOCK = 7003;
@@ -128,23 +128,20 @@ async function run(
   total: Total,
 ): Promise<Answer> {
   const end = last && input.end;
-  const parameters = (chosen: readonly CommitRow[]) => [
-    input.batchId,
-    rowsJson(chosen),
-    end,
-    input.open,
-    end ? 0 : (input.extendSeconds ?? 0),
-    end && input.forced,
-  ];
-  if (!rows.some((row) => row.haltCode === 'receiver_gone')) {
-    const [answer] = await sql.unsafe<Answer[]>(COMMIT, parameters(rows), { prepare: true });
+  const write = async (on: Sql | TransactionSql, chosen: readonly CommitRow[]): Promise<Answer> => {
+    const { plain, others } = sortedOut(chosen);
+    const batch = [input.batchId, end, input.open, end ? 0 : (input.extendSeconds ?? 0), end && input.forced];
+    const [statement, parameters] =
+      others.length === 0 ? [COMMIT_PLAIN, plain] : [COMMIT, [...plain, `[${others.join(',')}]`, chosen.length]];
+    const [answer] = await on.unsafe<Answer[]>(statement, [...batch, ...parameters], { prepare: true });
     return answer as Answer;
-  }
+  };
+  if (!rows.some((row) => row.haltCode === 'receiver_gone')) return await write(sql, rows);
   return await sql.begin(async (tx) => {
     const { chosen, braked } = await applyBrake(tx, input.batchId, rows);
-    const [answer] = await tx.unsafe<Answer[]>(COMMIT, parameters(chosen), { prepare: true });
+    const answer = await write(tx, chosen);
     total.exceptions.push(...braked);
-    return answer as Answer;
+    return answer;
   });
 }
 
@@ -197,11 +194,51 @@ async function applyBrake(
 
 const CHARGE = { failure: 'f', poison: 'p' } as const;
 
-/** JSON text passed through as it is: a cursor is never decoded to be encoded again. */
-function rowsJson(rows: readonly CommitRow[]): string {
-  return `[${rows.map(rowJson).join(',')}]`;
+/** Columns of the plain rows, each an array literal, and the JSON of each other row. */
+function sortedOut(rows: readonly CommitRow[]): {
+  readonly plain: readonly string[];
+  readonly others: readonly string[];
+} {
+  const others: string[] = [];
+  let [shards, ids, epochs, millis, deduplicated] = ['', '', '', '', ''];
+  for (const row of rows) {
+    if (!isPlain(row)) {
+      others.push(rowJson(row));
+      continue;
+    }
+    shards += `,${row.shard}`;
+    ids += `,${row.triggerId}`;
+    epochs += `,${row.leaseEpoch}`;
+    millis += `,${row.pollMs === undefined ? 'null' : Math.round(row.pollMs)}`;
+    deduplicated += `,${row.deduplicated ?? 0}`;
+  }
+  const plain = [shards, ids, epochs, millis, deduplicated].map((column) => `{${column.slice(1)}}`);
+  return { plain, others };
 }
 
+/** A success that found nothing and changes nothing that is remembered. */
+function isPlain(row: CommitRow): boolean {
+  return (
+    row.outcome === 'success' &&
+    row.code === 'ok' &&
+    row.events === 0 &&
+    (row.found === undefined || row.found === (row.deduplicated ?? 0)) &&
+    row.cursor === undefined &&
+    row.seen === undefined &&
+    row.versionUsed === undefined &&
+    row.primed === undefined &&
+    row.rekeyed !== true &&
+    row.retryAfterSeconds === undefined &&
+    row.reason === undefined &&
+    row.haltCode === undefined &&
+    row.held === undefined &&
+    row.heldDelivered === undefined &&
+    row.deadLetters === undefined &&
+    row.warnings === undefined
+  );
+}
+
+/** JSON text passed through as it is: a cursor is never decoded to be encoded again. */
 function rowJson(row: CommitRow): string {
   const outcome: RowOutcome = row.outcome;
   let json = `{"s":${row.shard},"i":"${row.triggerId}","e":${row.leaseEpoch},"o":"${outcome}","c":${codeNumberOf(row.code)},"ev":${row.events}`;
