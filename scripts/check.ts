@@ -19,6 +19,7 @@ const CHECKS: readonly [name: string, program: string, args: string[]][] = [
   ['boundaries', process.execPath, ['scripts/check-boundaries.ts']],
   ['declared-imports', 'npx', [...turbo, 'boundaries', '--no-color']],
   ['house', process.execPath, ['scripts/check-house.ts']],
+  ['effects', process.execPath, ['scripts/check-effects.ts']],
 ];
 
 const wanted = process.argv.slice(2);

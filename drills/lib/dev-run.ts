@@ -10,7 +10,7 @@ import type { Say } from './types.ts';
 
 const MAIN = fileURLToPath(new URL('../../apps/cli/src/main.ts', import.meta.url));
 /** Settings of whoever runs the drill must not reach what it starts; `TEMPORAL_CLI_PATH` is where its server is. */
-const SETTINGS =
+export const SETTINGS =
   /^(WORKERDB|REGISTRYDB|CONTROL_PLANE|POLL|ENGINE|API|OBJECT_STORE|TEMPORAL(?!_CLI_PATH)|NATS|STATSD|MILKRUN|METRICS|TIMER|DISPATCH|BATCH|LEASE|MAX_RETRY|BLOB|REGISTRY|WORKER|DEFAULT|LOG|NPM_REGISTRY|OUTBOUND)/;
 const READY_MS = 180_000;
 const POLL_MS = 200;

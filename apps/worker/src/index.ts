@@ -1,1 +1,2 @@
+export type { WorkerPorts, WrapPort } from './ports.ts';
 export { type RunningWorker, startWorker, type WorkerInput } from './start-worker.ts';

@@ -47,10 +47,12 @@ import {
   type WorkerHost,
 } from '@milkrun/worker-host';
 import { openWorkerDb, type WorkerDb } from '@milkrun/workerdb';
+import { Context } from '@temporalio/activity';
 import { Client, Connection } from '@temporalio/client';
 import { createEngineApi } from './engine-api.ts';
 import { figuresOf } from './figures.ts';
 import { guardStore } from './guarded-store.ts';
+import type { WrapPort } from './ports.ts';
 import { createTestTrigger } from './test-trigger.ts';
 
 export interface WorkerInput {
@@ -59,6 +61,8 @@ export interface WorkerInput {
   readonly metrics: TelemetryMetrics;
   /** False: refuse to start instead of migrating workerdb. */
   readonly migrate: boolean;
+  /** For drills: stands between the engine and each of its ports. */
+  readonly wrap?: WrapPort;
 }
 
 export interface RunningWorker {
@@ -87,43 +91,53 @@ const FUNCTION_SLACK_S = 5;
 /** Once a day the whole feed is read and compared: what a push lost, or a bug hid, comes to light. */
 const RESYNC_MS = 86_400_000;
 
-export async function startWorker({ config, log, metrics, migrate }: WorkerInput): Promise<RunningWorker> {
+export async function startWorker({ config, log, metrics, migrate, wrap }: WorkerInput): Promise<RunningWorker> {
+  const port: WrapPort = wrap ?? ((_, adapter) => adapter);
   const sdkMetrics = `127.0.0.1:${await freePort()}`;
   installTemporalRuntime({ log, metricsAddress: sdkMetrics });
   const startedAt = new Date(clock.now()).toISOString();
   const workerId = `${hostname()}:${process.pid}:${uuidv7(clock, rng)}`;
-  const db = await openWorkerDb({
-    url: required(config.workerdbUrl, 'WORKERDB_URL').reveal(),
-    migrate,
-    tickSeconds: config.dispatchTickMs / 1000,
-    livenessSeconds: config.livenessEveryMs / 1000,
-    silenceFactor: config.silenceFactor,
-  });
-  const store = createObjectStore(config.objectStore);
+  const db = port(
+    'store',
+    await openWorkerDb({
+      url: required(config.workerdbUrl, 'WORKERDB_URL').reveal(),
+      migrate,
+      tickSeconds: config.dispatchTickMs / 1000,
+      livenessSeconds: config.livenessEveryMs / 1000,
+      silenceFactor: config.silenceFactor,
+    }),
+  );
+  const store = port('objects', createObjectStore(config.objectStore));
   const objects = guardStore(store, clock, metrics);
   await objects.probe();
   // Breakers report when they open and close: until then they are closed.
   for (const dependency of BREAKERS) metrics.gauge('polling.breaker.open', 0, { dependency });
-  const controlPlane = createControlPlane({
-    url: required(config.controlPlaneUrl, 'CONTROL_PLANE_URL'),
-    key: config.controlPlaneKey?.reveal() ?? '',
-    clock,
-    rng,
-    metrics,
-    log,
-  });
-  const runner = createPollRunner({
-    functionName: config.pollFunction,
-    region: process.env.AWS_REGION ?? process.env.AWS_DEFAULT_REGION ?? 'us-east-1',
-    ...(config.pollFunctionEndpoint === undefined ? {} : { endpoint: config.pollFunctionEndpoint }),
-    credentials: config.pollFunctionEndpoint === undefined ? defaultCredentials() : async () => LOCAL_CREDENTIALS,
-    width: config.pollWidth,
-    answerBytesMax: config.pollAnswerBytes,
-    byteBudget: config.pollByteBudget,
-    clock,
-    metrics,
-    log,
-  });
+  const controlPlane = port(
+    'controlPlane',
+    createControlPlane({
+      url: required(config.controlPlaneUrl, 'CONTROL_PLANE_URL'),
+      key: config.controlPlaneKey?.reveal() ?? '',
+      clock,
+      rng,
+      metrics,
+      log,
+    }),
+  );
+  const runner = port(
+    'runner',
+    createPollRunner({
+      functionName: config.pollFunction,
+      region: process.env.AWS_REGION ?? process.env.AWS_DEFAULT_REGION ?? 'us-east-1',
+      ...(config.pollFunctionEndpoint === undefined ? {} : { endpoint: config.pollFunctionEndpoint }),
+      credentials: config.pollFunctionEndpoint === undefined ? defaultCredentials() : async () => LOCAL_CREDENTIALS,
+      width: config.pollWidth,
+      answerBytesMax: config.pollAnswerBytes,
+      byteBudget: config.pollByteBudget,
+      clock,
+      metrics,
+      log,
+    }),
+  );
   await refuseSlowFunction(config, runner.readFunctionTimeout.bind(runner), log);
   await db.ensureTimerShards(config.timerShards);
 
@@ -142,8 +156,9 @@ export async function startWorker({ config, log, metrics, migrate }: WorkerInput
   let othersLive = 1;
   // Lazy: with Temporal away the process stays, not ready, and goes on by itself.
   const connection = Connection.lazy(config.temporal.connectionOptions as object);
-  const client = new Client({ connection, namespace: config.temporal.namespace });
-  const arms = (by: 'commit' | 'feed' | 'verb' | 'start') => createTimerManager({ client, log, metrics, by });
+  const client = port('temporal', new Client({ connection, namespace: config.temporal.namespace }));
+  const arms = (by: 'commit' | 'feed' | 'verb' | 'start') =>
+    port(`${by}Timers`, createTimerManager({ client, log, metrics, by }));
   const deps: BatchDeps = {
     store: db,
     snapshots: createSnapshots({ objects, keys, clock, metrics, log }),
@@ -241,7 +256,7 @@ export async function startWorker({ config, log, metrics, migrate }: WorkerInput
         log,
         everyMs: 3_600_000,
         round: async () => {
-          await db.sql`select poll_log_days(7, 30)`;
+          await db.keepLogDays();
           await store.sweep?.(SNAPSHOT_DAYS_MS, clock);
           return undefined;
         },
@@ -272,12 +287,11 @@ export async function startWorker({ config, log, metrics, migrate }: WorkerInput
       clock,
       log,
     });
-    const activities = createBatchActivities(deps);
+    const { poll, ...rest } = port('steps', createBatchActivities(deps));
     const [batchBundle, timerBundle] = await Promise.all([
       bundleWorkflows({ workflowsPath: workflowPath('@milkrun/batch-poller/workflow'), home: config.home }),
       bundleWorkflows({ workflowsPath: workflowPath('@milkrun/dispatch/workflow'), home: config.home }),
     ]);
-    const { poll, ...rest } = activities;
     const versioned = deployment(config);
     await to.start(QUEUES.poll, {
       activities: { poll },
@@ -289,20 +303,24 @@ export async function startWorker({ config, log, metrics, migrate }: WorkerInput
       activities: { ...rest },
       ...versioned.batch,
     });
-    const ticks = createTickActivities({
-      store: db,
-      endBatch: (batchId) => db.end(batchId),
-      timers: arms('verb'),
-      client,
-      gate: { open: async () => !draining.signal.aborted && (await gate.open()) },
-      clock,
-      rng,
-      log,
-      metrics,
-      tickMs: config.dispatchTickMs,
-      batchSize: config.batchSize,
-      policy: { maxRetryCounter: config.maxRetryCounter, leaseSeconds: config.leaseTtlMs / 1000 },
-    });
+    const ticks = port(
+      'ticks',
+      createTickActivities({
+        store: db,
+        endBatch: (batchId) => db.end(batchId),
+        timers: arms('verb'),
+        client,
+        gate: { open: async () => !draining.signal.aborted && (await gate.open()) },
+        clock,
+        rng,
+        log,
+        metrics,
+        heartbeat: () => Context.current().heartbeat(),
+        tickMs: config.dispatchTickMs,
+        batchSize: config.batchSize,
+        policy: { maxRetryCounter: config.maxRetryCounter, leaseSeconds: config.leaseTtlMs / 1000 },
+      }),
+    );
     await to.start(QUEUES.timerShard, {
       workflowBundle: { codePath: timerBundle.codePath },
       activities: { ...ticks },

@@ -18,9 +18,10 @@ import {
   uuidv7,
   WORKFLOWS,
 } from '@milkrun/core';
-import { type Client, WorkflowExecutionAlreadyStartedError } from '@temporalio/client';
+import { WorkflowExecutionAlreadyStartedError } from '@temporalio/client';
 import type { DispatchGate } from './gate.ts';
-import type { TickOutcome } from './pacing.ts';
+import { TICK_SILENCE_MS_MAX, type TickOutcome } from './pacing.ts';
+import type { TemporalClient } from './temporal-client.ts';
 import { ensureShards } from './timer-manager.ts';
 
 export interface TickActivities {
@@ -33,7 +34,7 @@ export interface TickDeps {
   readonly endBatch: (batchId: string) => Promise<boolean>;
   /** Wakes the shards that took over from one that re-sharding removed. */
   readonly timers: TimerManager;
-  readonly client: Client;
+  readonly client: TemporalClient;
   readonly gate: DispatchGate;
   readonly clock: Clock;
   readonly rng: Rng;
@@ -46,6 +47,8 @@ export interface TickDeps {
   /** Batches planned by one tick at the most; default 32. */
   readonly batchesMax?: number;
   readonly policy: BatchPolicy;
+  /** Says that this attempt of the tick lives; called in its own activity's context. Nobody is told by default. */
+  readonly heartbeat?: () => void;
   /** Task queue of the BatchPoller workflow; the engine's own by default. */
   readonly batchQueue?: string;
 }
@@ -63,6 +66,8 @@ export function createTickActivities(deps: TickDeps): TickActivities {
   return {
     async tick({ timerShard }) {
       const startedAt = clock.monotonic();
+      const ended = new AbortController();
+      void beat(deps, ended.signal);
       try {
         const dispatch = await gate.open();
         const batches = dispatch ? Math.max(1, Math.min(batchesMax, allowed)) : 1;
@@ -94,10 +99,18 @@ export function createTickActivities(deps: TickDeps): TickActivities {
         metrics.count('polling.dispatch.ticks', 1, { outcome: 'failed' });
         throw error;
       } finally {
+        ended.abort();
         metrics.observe('polling.dispatch.tick_duration', (clock.monotonic() - startedAt) / 1000);
       }
     },
   };
+}
+
+async function beat({ clock, heartbeat }: TickDeps, ended: AbortSignal): Promise<void> {
+  while (heartbeat !== undefined && !ended.aborted) {
+    heartbeat();
+    await clock.sleep(TICK_SILENCE_MS_MAX / 4, ended).catch(() => undefined);
+  }
 }
 
 function outcomeOf(dispatch: boolean, planned: number): string {

@@ -13,5 +13,6 @@ export {
 } from './liveness.ts';
 export { createLoop, type Loop, type LoopOptions } from './loop.ts';
 export { armGapMs, IDLE_MS_MAX, pauseMs, RUN_MS_MAX, type TickOutcome } from './pacing.ts';
+export type { TemporalClient } from './temporal-client.ts';
 export { createTimerManager, ensureShards, type TimerManagerDeps } from './timer-manager.ts';
 export { createWorkerHeartbeat } from './worker-heartbeat.ts';

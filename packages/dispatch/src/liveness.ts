@@ -13,13 +13,13 @@ import {
   type Violation,
   WORKFLOWS,
 } from '@milkrun/core';
-import type { Client } from '@temporalio/client';
 import { createLoop, type Loop } from './loop.ts';
 import { replaceStuckShards } from './stuck-shards.ts';
+import type { TemporalClient } from './temporal-client.ts';
 
 export interface LivenessDeps {
   readonly store: Pick<DispatchStore, 'liveness' | 'repairLiveness' | 'timerShards' | 'withTurn'>;
-  readonly client: Client;
+  readonly client: TemporalClient;
   readonly timers: TimerManager;
   /** Ends a batch in workerdb, which frees its rows. */
   readonly endBatch: (batchId: string) => Promise<boolean>;

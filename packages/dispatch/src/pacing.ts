@@ -19,6 +19,8 @@ export const IDLE_MS_MAX = 60_000;
 const ARM_GAP_MS = 1_000;
 const ARM_GAP_LEFT_MS = 100;
 export const RUN_MS_MAX = 3_600_000;
+/** Silence after which the worker of a tick counts as dead and the tick is tried elsewhere. */
+export const TICK_SILENCE_MS_MAX = 10_000;
 
 /** Milliseconds from the start of a tick to the next one, when nobody arms the shard. */
 export function pauseMs({ left, wakeInMs, tickMs, again }: TickOutcome): number {

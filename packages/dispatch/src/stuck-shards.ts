@@ -1,6 +1,7 @@
 /** Timer shards whose workflow task keeps failing (a bad deploy, a corrupt history): replaced by a fresh run. */
 import { type Clock, type Log, type TimerManager, timerShardWorkflowIdOf } from '@milkrun/core';
-import { type Client, WorkflowNotFoundError } from '@temporalio/client';
+import { WorkflowNotFoundError } from '@temporalio/client';
+import type { TemporalClient } from './temporal-client.ts';
 
 interface Task {
   readonly runId: string;
@@ -9,7 +10,7 @@ interface Task {
 
 export interface StuckShardsDeps {
   readonly store: { timerShards(): Promise<readonly number[]> };
-  readonly client: Client;
+  readonly client: TemporalClient;
   readonly timers: TimerManager;
   readonly clock: Clock;
   readonly log: Log;
@@ -43,7 +44,7 @@ export async function replaceStuckShards(deps: StuckShardsDeps, signal: AbortSig
 }
 
 /** The pending workflow task when it has failed at least once; a missing shard is started by whoever finds it quiet. */
-async function failingTask(client: Client, timerShard: number): Promise<Task | undefined> {
+async function failingTask(client: TemporalClient, timerShard: number): Promise<Task | undefined> {
   try {
     const { runId, status, raw } = await client.workflow.getHandle(timerShardWorkflowIdOf(timerShard)).describe();
     const attempt = raw.pendingWorkflowTask?.attempt ?? 0;

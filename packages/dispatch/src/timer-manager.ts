@@ -1,10 +1,10 @@
 /** The TimerManager on Temporal: signal-with-start of a shard's workflow, so a shard that is missing is started. */
 import { type Log, type Metrics, QUEUES, type TimerManager, timerShardWorkflowIdOf, WORKFLOWS } from '@milkrun/core';
-import type { Client } from '@temporalio/client';
+import type { TemporalClient } from './temporal-client.ts';
 import type { TimerShardInput } from './workflow.ts';
 
 export interface TimerManagerDeps {
-  readonly client: Client;
+  readonly client: TemporalClient;
   readonly log: Log;
   readonly metrics: Metrics;
   /** Who arms; a tag of the metric. */

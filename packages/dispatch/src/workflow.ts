@@ -15,7 +15,7 @@ import {
   workflowInfo,
 } from '@temporalio/workflow';
 import type { TickActivities } from './activities.ts';
-import { armGapMs, pauseMs, RUN_MS_MAX } from './pacing.ts';
+import { armGapMs, pauseMs, RUN_MS_MAX, TICK_SILENCE_MS_MAX } from './pacing.ts';
 import { workflowNow } from './workflow-clock.ts';
 
 export interface TimerShardInput {
@@ -25,9 +25,11 @@ export interface TimerShardInput {
 /** Something is due sooner than the recorded wake. Many arms before a tick are one. */
 export const armSignal = defineSignal('arm');
 
-// The tick is tried for as long as it takes: while workerdb is away there is nothing else to do.
+// The tick is tried for as long as it takes: while workerdb is away there is nothing else to do. A worker that died in it is
+// known by its silence, or the shard would stand still for the whole minute that a tick may take.
 const { tick } = proxyActivities<TickActivities>({
   startToCloseTimeout: 60_000,
+  heartbeatTimeout: TICK_SILENCE_MS_MAX,
   retry: { initialInterval: 1_000, backoffCoefficient: 2, maximumInterval: 10_000 },
 });
 

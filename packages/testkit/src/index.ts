@@ -1,4 +1,19 @@
 export { createDatabase } from './create-database.ts';
+export {
+  type ArmedFault,
+  createFailpoints,
+  type Effect,
+  type EffectTable,
+  FAULT_KINDS,
+  type FailpointReport,
+  type Failpoints,
+  type FaultKind,
+  type NoEffect,
+  type Part,
+  partOf,
+  pointsOf,
+} from './failpoints.ts';
+export { type Fault, type FaultProxy, startFaultProxy } from './fault-proxy.ts';
 export { type Postgres, type PostgresOptions, startPostgres } from './postgres.ts';
 export {
   type AskedConnection,

@@ -25,8 +25,8 @@ export interface TemporalOptions {
   readonly dbFilename?: string;
   /** gRPC port on 127.0.0.1; a free one when absent. */
   readonly port?: number;
-  /** A namespace created beside `default`. */
-  readonly namespace?: string;
+  /** Namespaces created beside `default`. */
+  readonly namespaces?: readonly string[];
   /** True: never the server of TEMPORAL_ADDRESS, for tests that kill and restart it. */
   readonly own?: boolean;
 }
@@ -101,7 +101,7 @@ export async function startTemporal(options: TemporalOptions = {}): Promise<Temp
   return { address: `127.0.0.1:${port}`, kind: 'child', ...(child.pid ? { pid: child.pid } : {}), stop };
 }
 
-function startArguments(port: number, { dbFilename, namespace }: TemporalOptions): string[] {
+function startArguments(port: number, { dbFilename, namespaces = [] }: TemporalOptions): string[] {
   const settings: Record<string, string> = Object.fromEntries(RAISED.map((key) => [key, '100000']));
   settings['matching.numTaskqueueReadPartitions'] = '1';
   settings['matching.numTaskqueueWritePartitions'] = '1';
@@ -109,7 +109,7 @@ function startArguments(port: number, { dbFilename, namespace }: TemporalOptions
   settings['history.workflowIdReuseMinimalInterval'] = '"0s"';
   return [
     ...['server', 'start-dev', '--headless', '--ip', '127.0.0.1', '--port', String(port), '--log-level', 'error'],
-    ...(namespace === undefined ? [] : ['--namespace', namespace]),
+    ...namespaces.flatMap((namespace) => ['--namespace', namespace]),
     ...(dbFilename === undefined ? [] : ['--db-filename', dbFilename]),
     ...(dbFilename === undefined
       ? []

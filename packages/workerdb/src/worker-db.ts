@@ -99,6 +99,8 @@ export interface WorkerDb extends BatchStore, DispatchStore {
   /** Carries out the deletes a resync refused as too many; undefined when none waits. */
   confirmMassDelete(actor: string): Promise<number | undefined>;
   ping(): Promise<void>;
+  /** Makes the poll log's partitions of the days to come and drops those of a month ago. */
+  keepLogDays(): Promise<void>;
   close(): Promise<void>;
   readonly sql: Sql;
 }
@@ -212,6 +214,9 @@ export async function openWorkerDb(options: WorkerDbOptions): Promise<WorkerDb> 
     sourceLimits: () => readSourceLimits(sql),
     listenForLimits: (heard, connected) => listenForLimits(sql, heard, connected),
     endBatch: (actor, batchId) => endBatchByHand(sql, actor, batchId, (id) => retried(() => endBatch(sql, id))),
+    keepLogDays: async () => {
+      await sql.unsafe('select poll_log_days(7, 30)');
+    },
     ping: async () => {
       await sql.unsafe('select 1');
     },
