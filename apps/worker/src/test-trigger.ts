@@ -2,7 +2,7 @@
  * A dry run of one trigger: auth and one poll from the stored cursor. It is not leased and nothing is saved, so it is refused
  * for a source that cannot repeat what it gave.
  */
-import { type ControlPlane, type PollRunner, storageShardOf } from '@milkrun/core';
+import { type ControlPlane, type PollRunner, secretsOf, storageShardOf, withoutSecrets } from '@milkrun/core';
 import type { WorkerDb } from '@milkrun/workerdb';
 
 export function createTestTrigger(deps: {
@@ -43,7 +43,9 @@ export function createTestTrigger(deps: {
       limits: { deadlineMs: deps.deadlineMs, eventsMax: 500 },
     });
     const reply = await deps.runner.poll({ toolkit, body, deadlineMs: deps.deadlineMs });
-    if (reply.code !== 'ok') return { stage: 'poll', ...reply };
+    if (reply.code === 'aborted') return { stage: 'poll', code: reply.code };
+    if (reply.code !== 'ok')
+      return { stage: 'poll', ...reply, message: withoutSecrets(reply.message, secretsOf(auth.auth)) };
     const { items, cursor, more } = reply.page;
     return {
       stage: 'poll',

@@ -13,8 +13,10 @@ import {
   type Prime,
   SEEN_KEYS_MAX,
   SeenIndex,
+  secretsOf,
   type TriggerState,
   type VerdictCode,
+  withoutSecrets,
 } from '@milkrun/core';
 import type { BatchDeps } from './deps.ts';
 import { isSameCursor } from './same-cursor.ts';
@@ -92,13 +94,15 @@ export async function pollChain(deps: BatchDeps, input: ChainInput): Promise<Cha
         const { toolkit, tenantId, connectionId, intervalSeconds } = trigger;
         deps.holds?.limited({ toolkit, tenantId, connectionId, seconds: reply.retryAfterSeconds ?? intervalSeconds });
       }
+      // A connector may repeat what it was given, and the reason is kept for people to read.
+      const message = withoutSecrets(reply.message, secretsOf(input.auth));
       // Pages already saved stand; a later page's failure only ends the chain, and how long to stay away is kept.
       if (page > 0) {
         if (reply.code === 'poll.rate_limited')
-          await append(input, failure(input, page, reply.code, reply.message, pollMs, reply.retryAfterSeconds));
+          await append(input, failure(input, page, reply.code, message, pollMs, reply.retryAfterSeconds));
         break;
       }
-      await append(input, failure(input, page, reply.code, reply.message, pollMs, reply.retryAfterSeconds));
+      await append(input, failure(input, page, reply.code, message, pollMs, reply.retryAfterSeconds));
       return {
         saved:
           reply.code !== 'poll.throttled' && reply.code !== 'poll.unavailable' && reply.code !== 'poll.auth_rejected',

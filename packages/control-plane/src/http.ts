@@ -1,5 +1,5 @@
 /** One HTTP exchange with the control plane: pooled per origin, bounded in bytes and time, never a redirect. */
-import type { Clock } from '@milkrun/core';
+import { type Clock, withoutSecrets } from '@milkrun/core';
 import { Pool } from 'undici';
 import type { Breaker } from './breaker.ts';
 import { printable } from './schemas.ts';
@@ -118,7 +118,9 @@ export function createHttp({ url, key, breaker, wire }: HttpOptions): Http {
         if (answer.statusCode >= 500 && !tooLarge) breaker.failed();
         else breaker.succeeded();
         if (body === undefined) return { kind: 'over_bound', status: answer.statusCode };
-        return { kind: 'answer', status: answer.statusCode, headers: answer.headers, body };
+        // Whoever refuses a key may say which: what was refused is logged and kept.
+        const told = answer.statusCode < 300 ? body : withoutSecrets(body, [key]);
+        return { kind: 'answer', status: answer.statusCode, headers: answer.headers, body: told };
       } catch (error) {
         if (request.signal?.aborted === true) {
           breaker.cancelled();

@@ -1,6 +1,7 @@
 /** postState and readChanges: one exchange, classified once. */
 
 import { idempotencyKeyOf, parseChanges } from '@milkrun/control-plane';
+import { noLog } from '@milkrun/core';
 import { expect, it } from 'vitest';
 import { json, recorder, standIn } from './stand-in.ts';
 
@@ -187,4 +188,26 @@ it.each([
 it('takes an explicit null cursor as a rewind to the start and an absent one as none', () => {
   const { changes } = parseChanges([{ ...change, cursor: null }, change]);
   expect(changes.map((item) => 'cursor' in item && item.cursor)).toEqual(['null', false]);
+});
+
+it('keeps its key out of what it logs and answers, however a refusal repeats it', async () => {
+  const key = 'mk_engine_0123456789';
+  const repeats = [key, `Bearer ${key}`, JSON.stringify({ key }), Buffer.from(`engine:${key}`).toString('base64')];
+  for (const [at, said] of repeats.entries()) {
+    await using server = await standIn((_call, response) =>
+      json(response, `no such key: ${said}`, at % 2 === 0 ? 403 : 422),
+    );
+    const lines: string[] = [];
+    const error = (fields: object): void => void lines.push(JSON.stringify(fields));
+    const client = server.client({ key, log: { ...noLog, error } });
+    const answers = [
+      await client.postState(input),
+      await client.fetchConnections([{ connectionId: 'c', tenantId: 't', toolkit: 'x', triggerIds: [A] }]),
+      await client.readChanges({ after: null, limit: 1, waitSeconds: 0 }),
+    ];
+    const seen = JSON.stringify([answers, lines]);
+    expect(lines.length).toBeGreaterThan(0);
+    expect(seen).toContain('no such key: ');
+    for (const part of [key, repeats[3]]) expect(seen).not.toContain(part);
+  }
 });

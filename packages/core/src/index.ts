@@ -1,4 +1,3 @@
-export { type BackoffOptions, fullJitterMs } from './backoff.ts';
 export type { BatchPolicy, BatchPollerInput } from './batch-policy.ts';
 export { hopBackoffSeconds, isForced, QUEUES, STEP_BUDGET_SECONDS, WORKFLOWS } from './batch-policy.ts';
 export { canonicalJson } from './canonical-json.ts';
@@ -94,6 +93,7 @@ export type { PolledItem, PollPage, PollReply, PollRequest, PollRunner } from '.
 export type { Rng } from './ports/rng.ts';
 export type { ActivityCommand, ScheduledActivity, ScheduleStore, StartCommand } from './ports/schedule-store.ts';
 export type { TimerManager } from './ports/timer-manager.ts';
+export { secretsOf, withoutSecrets } from './scrub.ts';
 export { Secret } from './secret.ts';
 export { KEY_BYTES, rememberKeys, SEEN_KEYS_MAX, SeenIndex } from './seen.ts';
 export { isUuid, uuidTimeOf, uuidv7 } from './uuid.ts';

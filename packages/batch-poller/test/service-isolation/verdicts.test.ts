@@ -351,3 +351,30 @@ describe('poll', () => {
     expect(records.map((record) => record.state)).toEqual(['warning', 'warning', 'halted']);
   });
 });
+
+test('a connector that repeats the credentials it was given leaves nothing of them in the row’s log', async () => {
+  scene = await openScene(db);
+  const token = 'tok_0123456789abcdef';
+  scene.controlPlane.conn = (asks) => ({
+    body: { connections: asks.map((ask) => scene.controlPlane.active(ask, { auth: { type: 'bearer', token } })) },
+  });
+  const says = [
+    { error: { class: 'permanent', message: `GET https://user:${token}@provider.test answered 404` } },
+    { error: { class: 'connector', message: `sent Basic ${Buffer.from(`user:${token}`).toString('base64')}` } },
+    { error: { class: 'rate_limited', message: `slow down, ${token}` } },
+    // The runner cuts messages: the cut must not leave half of it.
+    { error: { class: 'permanent', message: `${'x'.repeat(490)}${token}` } },
+  ];
+  const ids: string[] = [];
+  for (const _ of says) ids.push(await scene.trigger());
+  scene.source.script = (call) => ({ body: says[ids.indexOf(call.trigger.id)] });
+  await scene.round();
+  const rows = await db.sql`select trigger_id as id, reason from poll_log`;
+  const reasons = ids.map((id) => rows.find((row) => row.id === id)?.reason as string);
+  expect(reasons).toEqual([
+    'GET https://user:[redacted]@provider.test answered 404',
+    'sent Basic [redacted]',
+    'slow down, [redacted]',
+    `${'x'.repeat(490)}[redacted]`,
+  ]);
+});
