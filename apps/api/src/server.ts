@@ -4,7 +4,7 @@ import { randomUUID } from 'node:crypto';
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import fastifySwagger from '@fastify/swagger';
 import { parseJson } from '@milkrun/control-plane';
-import type { Log } from '@milkrun/core';
+import type { Clock, Log } from '@milkrun/core';
 import type { Registry } from '@milkrun/registrydb';
 import type { TelemetryMetrics } from '@milkrun/telemetry';
 import { type FastifyBaseLogger, type FastifyInstance, fastify, type RawServerDefault } from 'fastify';
@@ -14,6 +14,7 @@ import type { EngineClient } from './engine-client.ts';
 import { problemSchema } from './http-conventions.ts';
 import { installIdempotency } from './idempotent.ts';
 import { createErrorHandler, Problem, sendProblem } from './problems.ts';
+import { activityRoutes } from './routes/activities.ts';
 import { connectionRoutes } from './routes/connections.ts';
 import { engineRoutes } from './routes/engine.ts';
 import { eventRoutes } from './routes/events.ts';
@@ -34,6 +35,7 @@ export interface ServerDeps {
   readonly registry: Registry;
   readonly engine: EngineClient;
   readonly engineKey: string;
+  readonly clock: Clock;
   readonly log: Log;
   readonly metrics: TelemetryMetrics;
   /** Aborted when the process is ending: waiting readers are answered. */
@@ -43,7 +45,7 @@ export interface ServerDeps {
 const BODY_BYTES_MAX = 256 * 1024;
 
 export async function buildServer(deps: ServerDeps): Promise<App> {
-  const { registry, engine, engineKey, log, metrics, closing } = deps;
+  const { registry, engine, engineKey, clock, log, metrics, closing } = deps;
   const app: App = fastify({
     bodyLimit: BODY_BYTES_MAX,
     exposeHeadRoutes: false,
@@ -71,7 +73,11 @@ export async function buildServer(deps: ServerDeps): Promise<App> {
   await app.register(fastifySwagger, {
     openapi: {
       openapi: '3.1.0',
-      info: { title: 'Milkrun', version: '1', description: 'Triggers, connections and events of a tenant.' },
+      info: {
+        title: 'Milkrun',
+        version: '1',
+        description: 'Triggers, connections, events and activities of a tenant.',
+      },
       components: { securitySchemes: { key: { type: 'http', scheme: 'bearer' } } },
       security: [{ key: [] }],
     },
@@ -87,6 +93,7 @@ export async function buildServer(deps: ServerDeps): Promise<App> {
   triggerRoutes(app, registry, engine);
   connectionRoutes(app, registry);
   eventRoutes(app, registry);
+  activityRoutes(app, registry, clock);
   keyRoutes(app, registry);
   engineRoutes(app, registry, metrics, closing);
   await operationsRoutes(app, { registry, engine, metrics, closing });
@@ -106,6 +113,7 @@ const AREAS: readonly (readonly [RegExp, string])[] = [
   [/^\/triggers/, 'triggers'],
   [/^\/connections/, 'connections'],
   [/^\/events/, 'events'],
+  [/^\/(activity-|schemas)/, 'activities'],
   [/^\/(healthz|readyz|metrics|openapi\.json|fleet)$/, 'operations'],
   [/^\/(console\..*)?$/, 'console'],
 ];

@@ -69,7 +69,7 @@ export async function startApi({
       await registry.keys.ensure({ secret, tenantId: FIRST_TENANT, name: 'first key', scopes: SCOPES });
     }
     const engineKey = required(config.controlPlaneKey, 'CONTROL_PLANE_KEY');
-    const app = await buildServer({ registry, engine, engineKey, log, metrics, closing: closing.signal });
+    const app = await buildServer({ registry, engine, engineKey, clock, log, metrics, closing: closing.signal });
     const url = await app.listen({ host: config.apiHost, port: config.apiPort });
     const purging = purgeRegularly(registry, clock, log, closing.signal);
     return {

@@ -27,6 +27,27 @@ const ROUTES: readonly (readonly [method: string, path: string, policy: Scope | 
   ['DELETE', '/connections/conn_x', 'connections:write'],
   ['GET', '/events', 'events:read'],
   ['GET', '/events/evt_x', 'events:read'],
+  ['GET', '/activity-definitions', 'activities:read'],
+  ['POST', '/activity-definitions', 'activities:write'],
+  ['POST', '/activity-definitions/apply', 'activities:write'],
+  ['GET', `/activity-definitions/${NONE}`, 'activities:read'],
+  ['PUT', `/activity-definitions/${NONE}`, 'activities:write'],
+  ['DELETE', `/activity-definitions/${NONE}`, 'activities:write'],
+  ...['enable', 'disable', 'reset', 'trigger', 'backfill'].map(
+    (verb) => ['POST', `/activity-definitions/${NONE}/${verb}`, 'activities:write'] as const,
+  ),
+  ['POST', `/activity-definitions/${NONE}/test`, 'activities:read'],
+  ['GET', `/activity-definitions/${NONE}/ticks`, 'activities:read'],
+  ['GET', `/activity-definitions/${NONE}/versions`, 'activities:read'],
+  ['POST', `/activity-definitions/${NONE}/versions/1/publish`, 'activities:write'],
+  ['GET', '/activity-runs', 'activities:read'],
+  ['GET', `/activity-runs/${NONE}`, 'activities:read'],
+  ['POST', `/activity-runs/${NONE}/cancel`, 'activities:write'],
+  ['GET', '/activity-tasks', 'activities:read'],
+  ['GET', '/activity-tasks/x', 'activities:read'],
+  ['POST', '/activity-tasks/x/complete', 'activities:write'],
+  ['POST', '/activity-tasks/x/fail', 'activities:write'],
+  ['GET', '/schemas/activity-definition', 'public'],
   ['POST', '/api-keys', 'keys:write'],
   ['GET', '/api-keys', 'keys:write'],
   ['DELETE', '/api-keys/x', 'keys:write'],
@@ -129,7 +150,12 @@ it('describes every route in its OpenAPI document', async () => {
   const hidden = ['/', '/console.js', '/console.css', '/metrics', '/openapi.json'];
   const expected = ROUTES.filter(([, path]) => !hidden.includes(path)).map(
     ([method, path]) =>
-      `${method} ${path.replace(NONE, '{id}').replace(/(conn_x|evt_x|\/x$)/, (all) => (all === '/x' ? '/{id}' : '{id}'))}`,
+      `${method} ${path
+        .replace(NONE, '{id}')
+        .replace(/conn_x|evt_x/, '{id}')
+        .replace(/\/x(?=\/|$)/, '/{id}')
+        .replace('/versions/1/', '/versions/{version}/')
+        .replace('/schemas/activity-definition', '/schemas/{name}')}`,
   );
   expect(described.sort()).toEqual(expected.sort());
 });

@@ -77,6 +77,7 @@ export async function startTestApi(more: Partial<ApiConfig> = {}) {
 
   return {
     api,
+    url: registrydbUrl,
     metrics,
     call,
     connect,

@@ -21,6 +21,11 @@ const STARTS: Readonly<Record<PartName, (input: StartInput) => Promise<RunningPa
     return { addresses: { api: api.url }, stop: () => api.close() };
   },
 
+  async orchestrator({ config, log, metrics, migrate }) {
+    const { startOrchestrator } = await import('@milkrun/orchestrator');
+    return await startOrchestrator({ config, log, metrics, migrate });
+  },
+
   async 'poll-function'({ config, env }) {
     const { settingsFrom, startPollFunction } = await import('@milkrun/poll-lambda');
     const settings = {

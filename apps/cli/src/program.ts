@@ -1,6 +1,7 @@
 /** The command line of `milkrun`. */
 import { ConfigError } from '@milkrun/config';
 import { Command, CommanderError } from 'commander';
+import { activitiesCommand, runsCommand, tasksCommand } from './commands/activities.ts';
 import { connectionsCommand } from './commands/connections.ts';
 import {
   batchesCommand,
@@ -32,10 +33,14 @@ export function createProgram(io: Io): Command {
     .option('--config <file>', 'YAML file with settings; the environment wins over it')
     .addHelpText('after', EXAMPLES + EXIT_HELP);
   program.addCommand(devCommand(io));
-  for (const name of ['worker', 'api', 'poll-function'] as const) program.addCommand(partCommand(io, name));
+  for (const name of ['worker', 'api', 'orchestrator', 'poll-function'] as const)
+    program.addCommand(partCommand(io, name));
   program.addCommand(triggersCommand(io));
   program.addCommand(connectionsCommand(io));
   program.addCommand(eventsCommand(io));
+  program.addCommand(activitiesCommand(io));
+  program.addCommand(runsCommand(io));
+  program.addCommand(tasksCommand(io));
   program.addCommand(shardsCommand(io));
   program.addCommand(batchesCommand(io));
   program.addCommand(holdsCommand(io));

@@ -36,7 +36,7 @@ export interface RunningPart {
 /** Asked to end while it starts, a part is given this long to get ready and drain. */
 const START_GRACE_MS = 5000;
 
-export type PartName = 'worker' | 'api' | 'poll-function';
+export type PartName = 'worker' | 'api' | 'orchestrator' | 'poll-function';
 
 /** Resolves after the drain; throws what ended the part. */
 export async function servePart(

@@ -1,3 +1,4 @@
+import { parseDefinition } from '@milkrun/activity-core/definitions';
 import { expect, test } from 'vitest';
 import { openHome, writeDevFile } from '../src/dev/home.ts';
 import { type Answer, type Asked, run, stubServer, temporaryFolder } from './helpers.ts';
@@ -284,4 +285,36 @@ test('config list shows sources and masks secrets; a wrong setting exits with 3'
   for (const name of ['POLL_WIDTH = "wide"', 'LEASE_TTL = "3s"', 'WORKERDB_URL', 'CONTROL_PLANE_URL']) {
     expect(refused.err).toContain(name);
   }
+});
+
+test('A05: activities of a folder are sent with their paths, front matter and prose; a refused one fails the command', async () => {
+  const { url, asked } = await stubServer(({ body }) => ({
+    body: {
+      results: (body as { definitions: { path: string; definition: { slug: string } }[] }).definitions.map(
+        ({ path, definition }) => ({
+          path,
+          slug: definition.slug,
+          result: definition.slug === 'new-release' ? 'refused' : 'created',
+          errors: [{ path: 'on', message: 'no' }],
+        }),
+      ),
+    },
+  }));
+  const examples = new URL('../../../examples/activities/', import.meta.url).pathname;
+  const { code, out, err } = await run(['activities', 'apply', examples, '--dry-run'], {
+    MILKRUN_URL: url,
+    MILKRUN_KEY: 'a-key-for-this-test-only',
+  });
+  expect(err).toContain('1 of 3 were refused');
+  expect(code).toBe(1);
+  expect(out).toContain('weekly-sbom');
+  const [sent] = asked as [Asked];
+  const { definitions, dry_run } = sent.body as { definitions: { definition: object }[]; dry_run: boolean };
+  expect([sent.path, dry_run]).toEqual(['/activity-definitions/apply', true]);
+  expect(definitions.map(({ definition }) => parseDefinition(definition).slug)).toEqual([
+    'good-morning',
+    'new-release',
+    'weekly-sbom',
+  ]);
+  expect(definitions[2]?.definition).toMatchObject({ description: expect.stringContaining('Every Monday at nine') });
 });

@@ -46,8 +46,8 @@ export {
   type Schedules,
   type SyncResult,
   type SyncStep,
-  startOf,
 } from './schedules.ts';
+export { startOf } from './start-of.ts';
 export {
   type OutboundAnswer,
   OutboundFailed,

@@ -8,8 +8,9 @@ import type { Clock, Log, Metrics, ScheduledActivity, ScheduleStore } from '@mil
 import { type Client, type ScheduleDescription, ScheduleNotFoundError } from '@temporalio/client';
 import { type ActivityDefinition, cronEntryOf } from './definition.ts';
 import { durationMs } from './duration.ts';
-import { activityIdOfSchedule, scheduledWorkflowIdOf, scheduleIdOf } from './ids.ts';
+import { activityIdOfSchedule, scheduleIdOf } from './ids.ts';
 import { NOTE, shownFingerprint, updateOf, type WantedSchedule, wantedSchedule } from './schedule-spec.ts';
+import { startOf } from './start-of.ts';
 import { dueTicks, type TickRule, tickKeyOf } from './ticks.ts';
 import { misfirePolicyOf, tickRuleOf } from './time-trigger.ts';
 
@@ -270,20 +271,4 @@ function keptTicks(
   if (policy === 'skip') return [];
   const young = gap.filter((at) => nowMs - at <= windowMs);
   return young.slice(policy === 'compress' ? -1 : -Math.min(max, NAMED_MAX));
-}
-
-/** The start of one tick by command; `forced`: however late it is. */
-export function startOf(activityId: string, atMs: number, forced: boolean) {
-  const scheduledFor = new Date(atMs).toISOString();
-  return {
-    kind: 'start' as const,
-    activityId,
-    workflowId: `${scheduledWorkflowIdOf(activityId)}-made-up-${scheduledFor}`,
-    origin: 'cron' as const,
-    eventKey: null,
-    version: null,
-    dryRun: false,
-    scheduledFor,
-    forced,
-  };
 }

@@ -55,7 +55,7 @@ const CHECK_MS_MAX = 3_600_000;
 
 const RETRY = { initialInterval: 500, backoffCoefficient: 2, maximumInterval: 30_000 };
 // The database may be away for as long as it likes: these steps are tried until they answer.
-const steady = proxyActivities<RunSteps>({ startToCloseTimeout: 60_000, retry: RETRY });
+const steady = proxyActivities<RunSteps>({ startToCloseTimeout: 30_000, retry: RETRY });
 
 const codeOf = (error: unknown, fallback: string): { readonly code: string; readonly message: string } => {
   const cause = error instanceof ActivityFailure || error instanceof ChildWorkflowFailure ? error.cause : error;

@@ -16,6 +16,7 @@ import {
   objectStore,
   type Parser,
   secret,
+  sqlConnections,
   text,
 } from './parsers.ts';
 
@@ -137,8 +138,14 @@ export const OPTIONS = {
   outboundAllow: optional(
     'OUTBOUND_ALLOW',
     text('hosts, separated by commas', /^[\w.:[\]*-]+(,[\w.:[\]*-]+)*$/),
-    'Hosts connectors may call although their addresses are private.',
-    { readBy: ['poll-function', 'dev'] },
+    'Hosts connectors and activities may call although their addresses are private.',
+    { readBy: ['poll-function', 'orchestrator', 'dev'] },
+  ),
+  sqlConnections: optional(
+    'SQL_CONNECTIONS',
+    sqlConnections(),
+    'PostgreSQL databases that activities may read, by name; every query runs in a read-only transaction.',
+    { secret: true, readBy: ['orchestrator', 'dev'] },
   ),
   pollFunctionHost: withDefault(
     'POLL_FUNCTION_HOST',

@@ -80,6 +80,17 @@ export const databaseUrl = (): Parser<Secret> =>
     isUrl(value, ['postgres:', 'postgresql:']) ? new Secret(value) : undefined,
   );
 
+/** Names and addresses of databases; the whole is a secret. */
+export const sqlConnections = (): Parser<Secret> =>
+  parser('name=postgres://…, several separated by spaces', (value) => {
+    const entries = value.trim().split(/\s+/);
+    const isEntry = (entry: string): boolean => {
+      const [, url = ''] = /^[a-z][a-z0-9_]{0,62}=(.+)$/.exec(entry) ?? [];
+      return isUrl(url, ['postgres:', 'postgresql:']);
+    };
+    return entries.every(isEntry) ? new Secret(entries.join(' ')) : undefined;
+  });
+
 export const httpUrl = (): Parser<string> =>
   parser('http://host or https://host, without credentials', (value) => {
     const url = URL.parse(value);

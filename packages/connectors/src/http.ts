@@ -65,7 +65,8 @@ export function createHttp({ settings, clock }: { readonly settings: Settings; r
   };
 }
 
-function guardedDispatcher(allow: readonly string[]): Dispatcher {
+/** A dispatcher that connects to allowed addresses only, over redirects too. */
+export function guardedDispatcher(allow: readonly string[]): Dispatcher {
   const guard = createAddressGuard(allow);
   const agent = new Agent({
     allowH2: false,

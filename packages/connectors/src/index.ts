@@ -1,3 +1,4 @@
+export { AddressRefused } from './address-guard.ts';
 export { type ConnectorCheck, type ConnectorFixtures, checkConnector } from './check-connector.ts';
 export {
   ConfigInvalid,
@@ -13,7 +14,7 @@ export {
 } from './connector.ts';
 export { type ErrorClass, PollError } from './errors.ts';
 export { createHandler, type HandlerOptions, type PollFailure, type PollHandler } from './handler.ts';
-export type { Http, HttpAnswer, HttpRequest } from './http.ts';
+export { guardedDispatcher, type Http, type HttpAnswer, type HttpRequest } from './http.ts';
 export { httpJson } from './http-json/index.ts';
 export { npmPackage } from './npm-package/index.ts';
 export { synthetic, syntheticKey, syntheticSlots } from './synthetic/index.ts';

@@ -5,6 +5,7 @@ export type {
   DefinitionWrite,
   VersionView,
 } from './activities/definitions.ts';
+export type { ActivityOperations, JsonRow } from './activities/views.ts';
 export type { AuditEntry } from './audit.ts';
 export type { AuthAnswer, ConnectionPatch, Connections, ConnectionView, Credentials } from './connections.ts';
 export { sqlStateOf } from './database.ts';
@@ -13,7 +14,14 @@ export type { Feed, FeedPage } from './feed.ts';
 export type { Begun, Idempotency } from './idempotency.ts';
 export { type ApiKeys, type ApiKeyView, SCOPES, type Scope, type VerifiedKey } from './keys.ts';
 export { type Actor, type ProblemKind, RegistryProblem } from './problem.ts';
-export { openRegistry, type Registry, type RegistryOptions, registryMigrator } from './registry.ts';
+export {
+  type ActivityRegistry,
+  openActivities,
+  openRegistry,
+  type Registry,
+  type RegistryOptions,
+  registryMigrator,
+} from './registry.ts';
 export type { IncomingEvent, IncomingState, StoredState } from './state.ts';
 export type { TriggerFilter, TriggerStatus, TriggerView } from './trigger-views.ts';
 export type { TriggerInput, TriggerPatch, Triggers, WriteOptions } from './triggers.ts';

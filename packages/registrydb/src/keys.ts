@@ -19,6 +19,8 @@ export const SCOPES = [
   'connections:read',
   'connections:write',
   'events:read',
+  'activities:read',
+  'activities:write',
   'fleet:read',
   'keys:write',
 ] as const;

@@ -7,6 +7,7 @@ import { type Activities, createActivities } from './activities/definitions.ts';
 import { createRunStore } from './activities/runs.ts';
 import { createScheduleStore } from './activities/scheduling.ts';
 import { createTaskStore } from './activities/tasks.ts';
+import { type ActivityOperations, createActivityOperations } from './activities/views.ts';
 import { type AuditEntry, listAudit } from './audit.ts';
 import { type Connections, createConnections } from './connections.ts';
 import { openStore } from './database.ts';
@@ -42,6 +43,7 @@ export interface Registry {
   /** What the steps of runs ask for. */
   readonly activityRuns: ActivityStore;
   readonly activitySchedules: ScheduleStore;
+  readonly activityOperations: ActivityOperations;
   readonly events: Events;
   readonly idempotency: Idempotency;
   storeState(input: IncomingState): Promise<StoredState>;
@@ -82,6 +84,7 @@ export async function openRegistry(options: RegistryOptions): Promise<Registry> 
     feed,
     activities: createActivities(store, clock, rng),
     activitySchedules: createScheduleStore(store),
+    activityOperations: createActivityOperations(store),
     activityRuns: { ...createRunStore(store), ...createTaskStore(store) },
     events: createEvents(store),
     idempotency: createIdempotency(store),
@@ -99,6 +102,35 @@ export async function openRegistry(options: RegistryOptions): Promise<Registry> 
     },
     async close() {
       await feed.close().catch(() => undefined);
+      await store.sql.end({ timeout: 5 });
+    },
+  };
+}
+
+/** What the orchestrator needs of registrydb: no credentials, no keys. */
+export interface ActivityRegistry {
+  readonly activityRuns: ActivityStore;
+  readonly activitySchedules: ScheduleStore;
+  close(): Promise<void>;
+}
+
+/** Opens registrydb for the orchestrator. Throws SchemaMismatch or the driver's error. */
+export async function openActivities({
+  url,
+  migrate,
+}: Pick<RegistryOptions, 'url' | 'migrate'>): Promise<ActivityRegistry> {
+  const store = openStore({ url, connections: undefined });
+  try {
+    if (migrate === false) await registryMigrator.assertMigrated(store.sql);
+    else await registryMigrator.migrate(store.sql);
+  } catch (error) {
+    await store.sql.end({ timeout: 0 });
+    throw error;
+  }
+  return {
+    activitySchedules: createScheduleStore(store),
+    activityRuns: { ...createRunStore(store), ...createTaskStore(store) },
+    async close() {
       await store.sql.end({ timeout: 5 });
     },
   };

@@ -553,7 +553,7 @@ const entries = {
     type: 'counter',
     unit: 'requests',
     tags: {
-      area: ['triggers', 'connections', 'events', 'engine', 'operations', 'console', 'other'],
+      area: ['triggers', 'connections', 'events', 'activities', 'engine', 'operations', 'console', 'other'],
       status: ['2xx', '3xx', '4xx', '5xx'],
     },
     about: 'HTTP requests answered.',
@@ -601,6 +601,12 @@ const entries = {
     unit: 'ticks',
     tags: {},
     about: 'Ticks that were due and that no schedule opened. Zero: anything else is named in the log and has its rows.',
+  },
+  'activity.commands': {
+    type: 'counter',
+    unit: 'commands',
+    tags: {},
+    about: 'Starts, cancels and completions the API asked for and the orchestrator carried out.',
   },
   'telemetry.unknown': {
     type: 'counter',

@@ -1,4 +1,4 @@
-/** `milkrun worker | api | poll-function | dev`, and `config list`. */
+/** `milkrun worker | api | orchestrator | poll-function | dev`, and `config list`. */
 import { PROCESSES, shownConfig } from '@milkrun/config';
 import { Command, Option } from 'commander';
 import { dev } from '../dev/dev.ts';
@@ -12,6 +12,7 @@ import { contextOf, numberFrom, showList } from './shared.ts';
 const ABOUT: Readonly<Record<PartName, string>> = {
   worker: 'the engine: claims, polls, delivers; serves the operations API',
   api: 'the control plane and the console',
+  orchestrator: 'activities: their schedules, runs and tasks',
   'poll-function': "the local poll function: AWS Lambda's Invoke API over the built-in connectors",
 };
 

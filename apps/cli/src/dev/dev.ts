@@ -97,6 +97,10 @@ export async function dev(context: Context, options: DevOptions): Promise<ExitCo
       const child = await start('api', ['api'], env);
       live.say(`API, console  ${child.ready.addresses.api ?? at.api}`);
     }
+    if (ownControlPlane) {
+      await start('orchestrator', ['orchestrator'], env);
+      live.say('activities    their schedules, runs and tasks');
+    }
     const worker = await start('worker', ['worker'], env);
     const engineUrl = worker.ready.addresses.engine ?? at.engine;
     live.say(`engine        ${engineUrl}`);

@@ -307,7 +307,7 @@ const openedOf = ({ run_id, status, reason, version_used, spec }: OpenedRow): Op
 });
 
 /** Stores an event once; false: it was there. */
-async function insertEvent(tx: Transaction, tenantId: string, event: NewEvent): Promise<boolean> {
+export async function insertEvent(tx: Transaction, tenantId: string, event: NewEvent): Promise<boolean> {
   const rows = await tx.execute(sql`
     insert into activity_events (tenant_id, key, source, id, type, time, origin, record)
     values (${tenantId}, ${event.key}, ${event.source}, ${event.id}, ${event.type}, ${event.time}::timestamptz, ${event.origin},

@@ -11,7 +11,7 @@ export async function notifyActivities(runner: Runner, activityId = ''): Promise
   await runner.execute(sql`select pg_notify(${CHANNEL}, ${activityId})`);
 }
 
-async function insertCommands(runner: Runner, commands: readonly ActivityCommand[]): Promise<void> {
+export async function insertCommands(runner: Runner, commands: readonly ActivityCommand[]): Promise<void> {
   if (commands.length === 0) return;
   const rows = commands.map(({ kind, ...payload }) => ({ kind, payload }));
   await runner.execute(sql`

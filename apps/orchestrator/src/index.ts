@@ -1,0 +1,1 @@
+export { type RunningOrchestrator, startOrchestrator, syncSchedulesOnce } from './start-orchestrator.ts';

@@ -1,0 +1,205 @@
+/**
+ * The orchestrator process: runs and tasks of activities, their schedules, and what the API asks of Temporal.
+ *
+ * Any number of copies: runs and tasks are shared by Temporal, commands by row locks, and schedules are looked after by
+ * whichever copy holds the lock. PostgreSQL or Temporal gone for a while: the process stays, not ready, and goes on.
+ */
+import { createServer } from 'node:net';
+import { fileURLToPath } from 'node:url';
+import {
+  ACTIVITY_ID,
+  ACTIVITY_QUEUES,
+  createRunSteps,
+  createSchedules,
+  createTaskSteps,
+  drainCommands,
+  type ScheduleDeps,
+  type SyncResult,
+} from '@milkrun/activity-core';
+import type { Config } from '@milkrun/config';
+import { systemClock as clock, type Log, noLog, noMetrics, systemRng as rng, type Secret } from '@milkrun/core';
+import { createLoop } from '@milkrun/dispatch';
+import { openActivities } from '@milkrun/registrydb';
+import type { TelemetryMetrics } from '@milkrun/telemetry';
+import { bundleWorkflows, createWorkerHost, installTemporalRuntime, temporalConnection } from '@milkrun/worker-host';
+import { Client, Connection } from '@temporalio/client';
+import { createOutbound } from './outbound.ts';
+import { createSqlReader } from './sql-reader.ts';
+
+interface OrchestratorInput {
+  readonly config: Config;
+  readonly log: Log;
+  readonly metrics: TelemetryMetrics;
+  /** False: refuse to start instead of migrating registrydb. */
+  readonly migrate: boolean;
+}
+
+export interface RunningOrchestrator {
+  readonly addresses: Readonly<Record<string, string>>;
+  readonly metricsSources: readonly (() => Promise<string>)[];
+  /** Rejects when a queue's restart budget is spent. */
+  readonly failed: Promise<never>;
+  stop(): Promise<void>;
+}
+
+const RECONCILE_MS = 60_000;
+const COMMANDS_MS = 1_000;
+const GRACE_MS = 5_000;
+const FORCE_MS = 10_000;
+const KEYWORD = 2;
+const ALREADY_EXISTS = 6;
+
+export async function startOrchestrator({
+  config,
+  log,
+  metrics,
+  migrate,
+}: OrchestratorInput): Promise<RunningOrchestrator> {
+  const sdkMetrics = `127.0.0.1:${await freePort()}`;
+  installTemporalRuntime({ log, metricsAddress: sdkMetrics });
+  const url = required(config.registrydbUrl, 'REGISTRYDB_URL').reveal();
+  const registry = await openActivities({ url, migrate });
+  const connection = Connection.lazy(config.temporal.connectionOptions as object);
+  const client = new Client({ connection, namespace: config.temporal.namespace });
+  const http = createOutbound(listIn(config.outboundAllow));
+  const sql = createSqlReader(config.sqlConnections);
+  const store = registry.activitySchedules;
+  const deps = { store: registry.activityRuns, client, http, sql, clock, rng, log, metrics };
+  const schedules = createSchedules({ store, client, clock, log, metrics });
+
+  const failure = Promise.withResolvers<never>();
+  failure.promise.catch(() => {});
+  const host = createWorkerHost({
+    connect: temporalConnection(
+      { ...(config.temporal.connectionOptions as object), namespace: config.temporal.namespace },
+      clock,
+    ),
+    namespace: config.temporal.namespace,
+    clock,
+    log,
+    metrics,
+    onFatal: (error) => failure.reject(error),
+    graceMs: GRACE_MS,
+    forceMs: FORCE_MS,
+  });
+
+  /** Wakes the loop of commands before its time. */
+  let wake = Promise.withResolvers<void>();
+  const changed = new Set<string>();
+  const commands = createLoop({
+    name: 'activity-commands',
+    clock,
+    log,
+    everyMs: 0,
+    async round(signal) {
+      const woken = wake;
+      for (const activityId of changed) {
+        changed.delete(activityId);
+        await schedules.syncOne(activityId);
+      }
+      const done = await drainCommands({ store, client, log });
+      if (done > 0) metrics.count('activity.commands', done);
+      await Promise.race([woken.promise, clock.sleep(COMMANDS_MS, signal)]);
+      return undefined;
+    },
+  });
+  const reconcile = createLoop({
+    name: 'activity-schedules',
+    clock,
+    log,
+    everyMs: RECONCILE_MS,
+    async round() {
+      await store.asLeader(async () => {
+        await schedules.sync();
+        await schedules.recover();
+      });
+      return undefined;
+    },
+  });
+
+  const starting = (async () => {
+    await ensureSearchAttribute(connection, config.temporal.namespace);
+    // Before the first run is taken, so that what fires is what the definitions say.
+    await store.asLeader(() => schedules.sync());
+    const workflowsPath = fileURLToPath(import.meta.resolve('@milkrun/activity-core/workflow'));
+    const { codePath } = await bundleWorkflows({ workflowsPath, home: config.home });
+    const shared = { workflowBundle: { codePath } };
+    await host.start(ACTIVITY_QUEUES.runs, { ...shared, activities: { ...createRunSteps(deps) } });
+    await host.start(ACTIVITY_QUEUES.tasks, { ...shared, activities: { ...createTaskSteps(deps) } });
+  })();
+  const unlisten = await store.listen((activityId) => {
+    if (activityId !== null) changed.add(activityId);
+    wake.resolve();
+    wake = Promise.withResolvers<void>();
+  });
+  try {
+    await starting;
+  } catch (error) {
+    await closeAll();
+    throw error;
+  }
+  commands.start();
+  reconcile.start();
+
+  async function closeAll(): Promise<void> {
+    await Promise.all([commands.stop(), reconcile.stop()]);
+    await host.stopAll();
+    await unlisten();
+    await Promise.all([http.close(), sql.close(), connection.close()]);
+    await registry.close();
+  }
+
+  let stopping: Promise<void> | undefined;
+  return {
+    addresses: {},
+    metricsSources: [async () => await (await fetch(`http://${sdkMetrics}/metrics`)).text()],
+    failed: failure.promise,
+    stop: () => {
+      stopping ??= closeAll();
+      return stopping;
+    },
+  };
+}
+
+/** `milkrun activities sync`: one pass, orphans included at once. */
+export async function syncSchedulesOnce(config: Config, dryRun: boolean): Promise<SyncResult> {
+  const url = required(config.registrydbUrl, 'REGISTRYDB_URL').reveal();
+  const registry = await openActivities({ url, migrate: false });
+  const connection = Connection.lazy(config.temporal.connectionOptions as object);
+  try {
+    const client = new Client({ connection, namespace: config.temporal.namespace });
+    const deps: ScheduleDeps = { store: registry.activitySchedules, client, clock, log: noLog, metrics: noMetrics };
+    return await createSchedules(deps).sync({ dryRun });
+  } finally {
+    await connection.close();
+    await registry.close();
+  }
+}
+
+/** Registers the attribute by which runs are found; a server that has it already says so. */
+async function ensureSearchAttribute(connection: Connection, namespace: string): Promise<void> {
+  const { customAttributes } = await connection.operatorService.listSearchAttributes({ namespace });
+  if (customAttributes?.[ACTIVITY_ID] !== undefined) return;
+  try {
+    await connection.operatorService.addSearchAttributes({ namespace, searchAttributes: { [ACTIVITY_ID]: KEYWORD } });
+  } catch (error) {
+    if ((error as { code?: number }).code !== ALREADY_EXISTS) throw error;
+  }
+}
+
+const listIn = (text: string | undefined): string[] =>
+  (text ?? '').split(',').flatMap((entry) => (entry.trim() === '' ? [] : [entry.trim()]));
+
+function required(value: Secret | undefined, name: string): Secret {
+  if (value === undefined) throw new Error(`${name} is not set: the orchestrator needs it`);
+  return value;
+}
+
+async function freePort(): Promise<number> {
+  const server = createServer();
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+  const address = server.address();
+  await new Promise((resolve) => server.close(resolve));
+  if (address === null || typeof address === 'string') throw new Error('no free port on 127.0.0.1');
+  return address.port;
+}
