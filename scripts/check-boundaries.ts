@@ -33,6 +33,7 @@ const ARROWS: Readonly<Record<string, readonly string[]>> = {
   'worker-host': ['core'],
   migration: ['core', 'dispatch', 'batch-poller', 'legacy-poller'],
   testkit: [ANY],
+  simulation: ['core', 'batch-poller', 'dispatch', 'control-plane'],
 };
 
 /** Folders whose every package may import any other: processes and what drives them. */

@@ -5,7 +5,14 @@
  * first recorded as delivered is its result; without a delivered record the first chain in (hop, attempt, n) that is a
  * result counts. A verdict that is tried again in the next hop is no result once that hop has begun.
  */
-import { type ClaimedTrigger, type EntryStateName, isVerdictCode, type VerdictCode, verdictOf } from '@milkrun/core';
+import {
+  type ClaimedTrigger,
+  type EntryStateName,
+  isVerdictCode,
+  type StoredEvent,
+  type VerdictCode,
+  verdictOf,
+} from '@milkrun/core';
 import {
   type DeliveredRecord,
   HELD_REF,
@@ -29,27 +36,34 @@ interface Chain {
   readonly limited?: ResultRecord;
 }
 
+interface Common {
+  readonly trigger: ClaimedTrigger;
+  /** Hops of this epoch in which the provider refused the auth. */
+  readonly authRejections: number;
+  /** Events of a source that cannot be asked again on pages that do not count: another chain's, or behind a lost page. */
+  readonly strays: readonly StoredEvent[];
+}
+
+interface PolledEntry extends Common {
+  readonly state: 'polled';
+  readonly chain: Chain;
+  readonly gone: boolean;
+  readonly deadLetters: readonly DeliveredRecord[];
+  /** Ids of held events that were taken. */
+  readonly heldTaken: readonly string[];
+}
+
+interface FailedEntry extends Common {
+  readonly state: 'failed';
+  readonly code: VerdictCode;
+  readonly reason: string;
+  readonly retryAfterSeconds?: number;
+  readonly pollMs: number;
+}
+
 export type FoldedEntry =
-  /** No result: to be polled, once authorized. `authRejections` counts the hops of this epoch in which the provider refused the auth. */
-  | { readonly state: 'claimed'; readonly trigger: ClaimedTrigger; readonly authRejections: number }
-  | {
-      readonly state: 'polled';
-      readonly trigger: ClaimedTrigger;
-      readonly chain: Chain;
-      readonly authRejections: number;
-      readonly gone: boolean;
-      readonly deadLetters: readonly DeliveredRecord[] /** Ids of held events that were taken. */;
-      readonly heldTaken: readonly string[];
-    }
-  | {
-      readonly state: 'failed';
-      readonly trigger: ClaimedTrigger;
-      readonly code: VerdictCode;
-      readonly reason: string;
-      readonly retryAfterSeconds?: number;
-      readonly pollMs: number;
-      readonly authRejections: number;
-    };
+  /** No result: to be polled, once authorized. */
+  (Common & { readonly state: 'claimed' }) | PolledEntry | FailedEntry;
 
 export interface FoldInput {
   readonly entries: readonly ClaimedTrigger[];
@@ -96,7 +110,7 @@ export function foldEntries(input: FoldInput): FoldedEntry[] {
 }
 
 function foldOne(trigger: ClaimedTrigger, found: ByTrigger | undefined, hop: number): FoldedEntry {
-  if (found === undefined) return { state: 'claimed', trigger, authRejections: 0 };
+  if (found === undefined) return { state: 'claimed', trigger, authRejections: 0, strays: [] };
   // A record of another epoch is another batch's and is never used.
   const results = found.results.filter((stored) => stored.record.leaseEpoch === trigger.leaseEpoch);
   const ofEpoch = found.delivered.filter((record) => record.leaseEpoch === trigger.leaseEpoch);
@@ -110,54 +124,63 @@ function foldOne(trigger: ClaimedTrigger, found: ByTrigger | undefined, hop: num
   // More keys than can be remembered: no page of such a chain may be told, or the next poll would tell it again.
   const tooLarge =
     delivered.length === 0 ? results.find((stored) => stored.record.code === 'poll.listing_too_large') : undefined;
-  if (tooLarge !== undefined) return failedBy(trigger, tooLarge.record, authRejections);
+  const without = (chain?: Chain) => ({ trigger, authRejections, strays: straysOf(trigger, results, chain) });
+  if (tooLarge !== undefined) return failedBy(without(), tooLarge.record);
   const chain = chooseChain(results, delivered);
   if (chain !== undefined) {
     return {
       state: 'polled',
-      trigger,
+      ...without(chain),
       chain,
-      authRejections,
       gone: ofEpoch.some((record) => record.status === 'gone'),
       deadLetters: ofEpoch.filter((record) => record.deadLetters !== undefined),
       heldTaken,
     };
   }
   const stopped = results.find((stored) => stored.record.code !== 'ok' && isResult(stored.record))?.record;
-  if (stopped !== undefined) return failedBy(trigger, stopped, authRejections);
+  if (stopped !== undefined) return failedBy(without(), stopped);
   if (authRejections >= 2) {
     const last = results.findLast((stored) => stored.record.code === 'poll.auth_rejected');
-    if (last !== undefined) return failedBy(trigger, last.record, authRejections);
+    if (last !== undefined) return failedBy(without(), last.record);
   }
   // Platform verdicts of the present hop wait for the next one.
   const waitingResult = results.find((stored) => stored.record.hop >= hop && stored.record.code !== 'ok')?.record;
-  if (waitingResult !== undefined) return failedBy(trigger, waitingResult, authRejections);
+  if (waitingResult !== undefined) return failedBy(without(), waitingResult);
   if (found.verdict !== undefined && found.verdict.leaseEpoch === trigger.leaseEpoch) {
     const { code, reason, retryAfterSeconds } = found.verdict;
     if (isVerdictCode(code)) {
       return {
         state: 'failed',
-        trigger,
+        ...without(),
         code,
         reason,
         pollMs: 0,
-        authRejections,
         ...(retryAfterSeconds === undefined ? {} : { retryAfterSeconds }),
       };
     }
   }
-  return { state: 'claimed', trigger, authRejections };
+  return { state: 'claimed', ...without() };
 }
 
-function failedBy(trigger: ClaimedTrigger, record: ResultRecord, authRejections: number): FoldedEntry {
+/** What a source that cannot be asked again gave on pages outside the chain that counts. */
+function straysOf(
+  { pollPolicy }: ClaimedTrigger,
+  results: readonly Stored<ResultRecord>[],
+  chain: Chain | undefined,
+): readonly StoredEvent[] {
+  if (pollPolicy.repeatable) return [];
+  const told = new Set((chain?.pages ?? []).flatMap((page) => page.record.events.map(({ eventId }) => eventId)));
+  return results.flatMap(({ record }) => record.events.filter(({ eventId }) => !told.has(eventId)));
+}
+
+function failedBy(common: Common, record: ResultRecord): FoldedEntry {
   const code: VerdictCode = isVerdictCode(record.code) ? record.code : 'poll.response_invalid';
   return {
     state: 'failed',
-    trigger,
+    ...common,
     code,
     reason: record.reason ?? '',
     pollMs: record.pollMs,
-    authRejections,
     ...(record.retryAfterSeconds === undefined ? {} : { retryAfterSeconds: record.retryAfterSeconds }),
   };
 }

@@ -4,6 +4,7 @@
  */
 import type { BatchCheck, BatchPollerInput, BatchStep, Clock } from '@milkrun/core';
 import type { BatchDeps } from './deps.ts';
+import { holdUndelivered } from './hold-undelivered.ts';
 
 /** One try of one step, as Temporal (or a simulation) runs it. */
 export interface StepContext {
@@ -55,6 +56,8 @@ export interface RunningStep {
   brake: boolean;
   /** Entries without a result, written with the next extension; undefined until the step has counted them. */
   open: number | undefined;
+  /** The database's clock, as last heard and carried on: milliseconds since the epoch, the same for every worker. */
+  now(): number;
   /** Reads the fence again. Throws LeaseLost when the batch is over. */
   check(): Promise<void>;
 }
@@ -102,7 +105,9 @@ export async function runStep(
   const started = deps.clock.monotonic();
   const end = linkedSignal([context.signal]);
   const fenced = new Map<string, { readonly deleted: boolean }>();
+  let heard = { nowMs: 0, at: 0 };
   const learn = (check: BatchCheck): BatchCheck => {
+    heard = { nowMs: check.nowMs, at: deps.clock.monotonic() };
     for (const row of check.fenced) fenced.set(row.triggerId, { deleted: row.deleted });
     running.brake = check.brake;
     if (!check.live) {
@@ -130,6 +135,7 @@ export async function runStep(
     fenced,
     brake: false,
     open: undefined,
+    now: () => heard.nowMs + deps.clock.monotonic() - heard.at,
     check: async () => void learn(await deps.store.check(input.batchId)),
   };
   const quarter = (input.policy.leaseSeconds * 1000) / 4;
@@ -176,6 +182,9 @@ export async function runStep(
     return result;
   } catch (error) {
     if (error instanceof LeaseLost || (end.signal.reason instanceof LeaseLost && !context.signal.aborted)) {
+      // Saved by this batch and told by none: of a source that cannot be asked again nobody else would know. A failure of
+      // this is the step's: its next attempt finds the batch over and tries again.
+      await holdUndelivered(deps, input);
       deps.metrics.count('polling.batch.finished', 1, { outcome: 'lease_lost' });
       // Nobody polls for this batch any more: its credentials go with it.
       await deps.snapshots.deleteAuth(input.batchId).catch((failure: unknown) => {

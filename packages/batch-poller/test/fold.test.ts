@@ -54,6 +54,16 @@ describe('which chain is the result', () => {
     expect(row(entry)).toMatchObject({ kind: 'row', row: { cursor: '2', events: 2 } });
   });
 
+  test('what a source that cannot be asked again gave on a chain that lost, or behind a lost page, is no result and not forgotten', () => {
+    const own = trigger({ pollPolicy: { dedupe: 'unique', repeatable: false } });
+    const other = resultRecord({ attempt: 2, events: eventsOf('c'), cursorAfter: '3' });
+    const behind = resultRecord({ attempt: 1, page: 2, events: eventsOf('d'), cursorAfter: '4' });
+    const results = [stored(early), stored(behind, 'results/0.1-1'), stored(other)];
+    const [entry] = foldEntries({ entries: [own], results, delivered: [], verdicts: [], hop: 0 });
+    expect(entry).toMatchObject({ state: 'polled', chain: { attempt: 1 }, strays: eventsOf('d', 'c') });
+    expect(fold({ results }).strays).toEqual([]);
+  });
+
   test('a record of another epoch is never used', () => {
     expect(fold({ results: [stored(resultRecord({ leaseEpoch: 6 }))] }).state).toBe('claimed');
   });

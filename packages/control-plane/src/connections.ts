@@ -10,7 +10,7 @@ import { type Exchange, type Http, pauseOf } from './http.ts';
 import { parseRecords } from './json.ts';
 import { failed, keyOf, type Matched, matchAnswers } from './match.ts';
 import { connectionEnvelopeSchema, printable } from './schemas.ts';
-import { connectionsBody, saysTooLarge } from './wire.ts';
+import { answeredAt, connectionsBody, saysTooLarge } from './wire.ts';
 
 const LANES = 8;
 const ATTEMPTS = 3;
@@ -152,7 +152,10 @@ export function createFetchConnections(deps: ConnectionsDeps) {
     const { status, headers, body } = exchange;
     if (status >= 200 && status < 300) {
       const records = envelopeOf(body);
-      if (records !== undefined) return { final: { kind: 'matched', matched: report(matchAnswers(asks, records)) } };
+      if (records !== undefined)
+        return {
+          final: { kind: 'matched', matched: report(matchAnswers(asks, records, answeredAt(headers, clock.now()))) },
+        };
       if (saysTooLarge(status, headers, body)) return { final: { kind: 'too_large' } };
       return { again: gaveUp('the answer is not usable') };
     }

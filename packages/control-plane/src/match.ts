@@ -16,9 +16,14 @@ export const keyOf = (ask: { readonly tenantId: string; readonly connectionId: s
 
 /**
  * A missing, extra or double id concerns only its own ask (`auth.missing`; both of a double are ignored, even if
- * equal). An answer under a tenant that did not ask makes the ask of that connection `auth.not_found`.
+ * equal). An answer under a tenant that did not ask makes the ask of that connection `auth.not_found`. `answeredAtMs` is
+ * when the answer was made, by the clock that wrote the expiries in it.
  */
-export function matchAnswers(asks: readonly ConnectionAsk[], records: readonly unknown[]): Matched {
+export function matchAnswers(
+  asks: readonly ConnectionAsk[],
+  records: readonly unknown[],
+  answeredAtMs: number,
+): Matched {
   const asked = new Map(asks.map((ask) => [keyOf(ask), ask]));
   const byConnection = Map.groupBy(asks, ({ connectionId }) => connectionId);
   const found = new Map<string, unknown[]>();
@@ -40,7 +45,7 @@ export function matchAnswers(asks: readonly ConnectionAsk[], records: readonly u
   }
   const answers = asks.map((ask): ConnectionAnswer => {
     const own = found.get(keyOf(ask)) ?? [];
-    if (own.length === 1 && !foreignIds.has(ask.connectionId)) return answerOf(ask, own[0]);
+    if (own.length === 1 && !foreignIds.has(ask.connectionId)) return answerOf(ask, own[0], answeredAtMs);
     if (foreignIds.has(ask.connectionId) && own.length === 0) {
       return failed(ask, 'auth.not_found', 'answered for another tenant');
     }
@@ -59,12 +64,12 @@ export function failed(
   return { connectionId, tenantId, code, reason, ...(retryAfterSeconds === undefined ? {} : { retryAfterSeconds }) };
 }
 
-function answerOf(ask: ConnectionAsk, record: unknown): ConnectionAnswer {
+function answerOf(ask: ConnectionAsk, record: unknown, answeredAtMs: number): ConnectionAnswer {
   const parsed = connectionAnswerSchema.safeParse(record);
   if (!parsed.success) return failed(ask, 'auth.missing', `unusable answer: ${issueText(parsed.error)}`);
   const { connectionId, tenantId } = ask;
   if (parsed.data.status !== 'active') return failed(ask, `auth.${parsed.data.status}`, parsed.data.reason ?? '');
   const { auth, expiresAt } = parsed.data;
-  const expiresAtMs = expiresAt === undefined ? null : Date.parse(expiresAt);
-  return { connectionId, tenantId, code: 'ok', auth, expiresAtMs };
+  const lastsMs = expiresAt === undefined ? null : Date.parse(expiresAt) - answeredAtMs;
+  return { connectionId, tenantId, code: 'ok', auth, lastsMs };
 }

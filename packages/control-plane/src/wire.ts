@@ -69,9 +69,14 @@ export function retryAfterSeconds(headers: HeaderValues, nowMs: number): number 
   if (/^\d{1,9}(\.\d{1,3})?$/.test(value)) return Math.min(Number(value), RETRY_AFTER_MAX);
   const at = Date.parse(value);
   if (Number.isNaN(at)) return undefined;
-  const answered = Date.parse(single(headers.date) ?? '');
-  const seconds = (at - (Number.isNaN(answered) ? nowMs : answered)) / 1000;
+  const seconds = (at - answeredAt(headers, nowMs)) / 1000;
   return Math.min(Math.max(seconds, 0), RETRY_AFTER_MAX);
+}
+
+/** When an answer was made by its own clock, milliseconds since the epoch; `nowMs` stands in where it does not say. */
+export function answeredAt(headers: HeaderValues, nowMs: number): number {
+  const date = Date.parse(single(headers.date) ?? '');
+  return Number.isNaN(date) ? nowMs : date;
 }
 
 function single(value: string | string[] | undefined): string | undefined {

@@ -217,6 +217,14 @@ it('takes a Retry-After date relative to the answer’s own Date', async () => {
   expect(answer?.code !== 'ok' && Math.round(answer?.retryAfterSeconds ?? 0)).toBe(7200);
 });
 
+it('counts how long auth lasts from the answer’s own Date: a worker’s wrong clock makes it neither older nor younger', async () => {
+  const headers = { date: 'Mon, 01 Jan 2001 00:00:00 GMT' };
+  const active = { connectionId: 'c0', tenantId: 't1', status: 'active', auth: {}, expiresAt: '2001-01-01T00:05:00Z' };
+  await using server = await standIn((_call, response) => json(response, { connections: [active] }, 200, headers));
+  const [answer] = await server.client().fetchConnections(asks(1));
+  expect(answer).toMatchObject({ code: 'ok', lastsMs: 300_000 });
+});
+
 it('does not retry a refusal, and says so in the log', async () => {
   await using server = await standIn((_call, response) => json(response, { title: 'who are you' }, 401));
   const { log, errors } = recorder();

@@ -15,9 +15,10 @@ import {
   type TriggerState,
   uuidTimeOf,
 } from '@milkrun/core';
-import { decideRow, heldOfFenced, needsState, type RowDecision } from '../decide-row.ts';
+import { decideRow, needsState, type RowDecision } from '../decide-row.ts';
 import type { BatchDeps } from '../deps.ts';
 import { type FoldedEntry, stateNameOf } from '../fold.ts';
+import { lostBy } from '../hold-undelivered.ts';
 import { readFolded, stillOwn } from '../read-batch.ts';
 import { type RunningStep, runStep, type StepContext, type StepResult } from '../step.ts';
 
@@ -51,7 +52,7 @@ async function commitOnce(deps: BatchDeps, input: CommitStepInput, context: Step
       }
       const folded = await stillOwn(deps, running, read);
       const mine = folded.filter((entry) => !running.fenced.has(entry.trigger.triggerId));
-      await keepFenced(deps, running, folded);
+      await keepLost(deps, running, folded);
       const states = await statesOf(deps, mine);
       const rows: CommitRow[] = [];
       let open = 0;
@@ -136,15 +137,13 @@ async function statesOf(deps: BatchDeps, entries: readonly FoldedEntry[]): Promi
   return states;
 }
 
-/** Undelivered and refused events of fenced entries whose source cannot repeat itself are kept, unless the trigger is deleted. */
-async function keepFenced(deps: BatchDeps, running: RunningStep, folded: readonly FoldedEntry[]): Promise<void> {
+/** What sources that cannot be asked again gave this batch and it will not tell, unless the trigger is deleted. */
+async function keepLost(deps: BatchDeps, running: RunningStep, folded: readonly FoldedEntry[]): Promise<void> {
   const kept: HeldEvent[] = [];
   for (const entry of folded) {
+    if (entry.trigger.pollPolicy.repeatable) continue;
     const fence = running.fenced.get(entry.trigger.triggerId);
-    if (fence === undefined || fence.deleted || entry.state !== 'polled' || entry.trigger.pollPolicy.repeatable)
-      continue;
-    const { shard, triggerId } = entry.trigger;
-    for (const event of heldOfFenced(entry)) kept.push({ shard, triggerId, ...event });
+    if (fence?.deleted !== true) kept.push(...lostBy(entry, fence !== undefined));
   }
   if (kept.length > 0) await deps.store.holdFenced(kept);
 }

@@ -28,7 +28,7 @@ export async function fetchAuth(deps: BatchDeps, input: BatchPollerInput, contex
     for (const entry of pending) {
       const { tenantId, connectionId, toolkit, triggerId } = entry.trigger;
       const key = authKeyOf(tenantId, connectionId);
-      if (isUsableFor(entry, known.get(key), input.retryCounter, deps.clock.now())) continue;
+      if (isUsableFor(entry, known.get(key), input.retryCounter, running.now())) continue;
       const found = byConnection.get(key);
       if (found === undefined) {
         const triggerIds = [triggerId];
@@ -44,8 +44,9 @@ export async function fetchAuth(deps: BatchDeps, input: BatchPollerInput, contex
       const asked = byConnection.get(authKeyOf(answer.tenantId, answer.connectionId));
       if (asked === undefined) return;
       if (answer.code === 'ok') {
-        const { connectionId, tenantId, expiresAtMs } = answer;
-        const fetchedAtMs = deps.clock.now();
+        const { connectionId, tenantId, lastsMs } = answer;
+        const fetchedAtMs = running.now();
+        const expiresAtMs = lastsMs === null ? null : fetchedAtMs + lastsMs;
         auth.push({ connectionId, tenantId, auth: answer.auth, expiresAtMs, fetchedAtMs, hop: input.retryCounter });
         return;
       }
@@ -72,7 +73,8 @@ export async function fetchAuth(deps: BatchDeps, input: BatchPollerInput, contex
       const signal = AbortSignal.any([running.signal, deps.draining, late.signal]);
       const asks = [...byConnection.values()].map((wanted) => wanted.ask);
       try {
-        for (const answer of await deps.controlPlane.fetchConnections(asks, { signal })) take(answer);
+        // Taken as they come: how long they last counts from then.
+        await deps.controlPlane.fetchConnections(asks, { signal, onAnswers: (answers) => answers.forEach(take) });
       } catch (error) {
         if (deps.draining.aborted && !running.signal.aborted) return await handOver(deps, untouched);
         throw error;

@@ -39,7 +39,7 @@ export async function poll(deps: BatchDeps, input: BatchPollerInput, context: St
         entry,
         auth.get(authKeyOf(entry.trigger.tenantId, entry.trigger.connectionId)),
         input.retryCounter,
-        deps.clock.now(),
+        running.now(),
       ),
     );
     running.open = claimed.length;
@@ -55,7 +55,9 @@ export async function poll(deps: BatchDeps, input: BatchPollerInput, context: St
       const slices = sliceByState(ready);
       const pushed: Promise<void>[] = [];
       let waitingBytes = 0;
-      let next: Promise<ReadonlyMap<string, TriggerState>> | undefined = slices[0] && statesOf(deps, slices[0].entries);
+      let next = slices[0] && statesOf(deps, slices[0].entries);
+      // Nobody waits for it when the step has been aborted meanwhile: a failure must not end the process then.
+      next?.catch(() => {});
       for (let at = 0; at < slices.length && !signal.aborted && broken === undefined; at += 1) {
         const slice = slices[at] as Slice;
         let states: ReadonlyMap<string, TriggerState>;
@@ -74,7 +76,7 @@ export async function poll(deps: BatchDeps, input: BatchPollerInput, context: St
           if (signal.aborted || broken !== undefined || deps.clock.monotonic() > running.budgetEnd) return;
           if (running.fenced.has(entry.trigger.triggerId)) return;
           const record = auth.get(authKeyOf(entry.trigger.tenantId, entry.trigger.connectionId));
-          if (!isUsableFor(entry, record, input.retryCounter, deps.clock.now())) return;
+          if (!isUsableFor(entry, record, input.retryCounter, running.now())) return;
           try {
             const outcome = await pollChain(deps, {
               batchId: input.batchId,

@@ -80,7 +80,7 @@ export interface AuthRecord {
   readonly tenantId: string;
   /** JSON text: the secret. */
   readonly auth: string;
-  /** Milliseconds since the epoch; null when it does not expire. */
+  /** By the database's clock, milliseconds since the epoch; null when it does not expire. */
   readonly expiresAtMs: number | null;
   /** When the answer came, so that auth which arrived nearly expired is used until it is. */
   readonly fetchedAtMs: number;

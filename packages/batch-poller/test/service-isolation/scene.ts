@@ -6,6 +6,7 @@
 import { randomBytes, randomUUID } from 'node:crypto';
 import { createControlPlane } from '@milkrun/control-plane';
 import {
+  type BatchCheck,
   type BatchPollerInput,
   type BatchStore,
   batchIdOf,
@@ -114,6 +115,10 @@ export async function openScene(db: WorkerDb, options: SceneOptions = {}) {
     };
   };
   let checks = 0;
+  const ahead = (check: BatchCheck): BatchCheck => ({
+    ...check,
+    nowMs: check.nowMs + clock.now() - systemClock.now(),
+  });
   const objects: ObjectStore = {
     ...memory,
     get: reachable(memory.get),
@@ -123,10 +128,12 @@ export async function openScene(db: WorkerDb, options: SceneOptions = {}) {
   };
   const store: BatchStore = {
     ...db,
+    // The database's clock goes forward with the scene's.
+    extend: async (input) => ahead(await db.extend(input)),
     check: async (batchId) => {
       const check = await db.check(batchId);
       checks += 1;
-      return check;
+      return ahead(check);
     },
     claim: (input) => durable('claim', () => db.claim(input)),
     holdFenced: (events) => durable('holdFenced', () => db.holdFenced(events)),

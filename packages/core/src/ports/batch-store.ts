@@ -175,6 +175,8 @@ export interface BatchCheck {
   readonly fenced: readonly { readonly shard: number; readonly triggerId: string; readonly deleted: boolean }[];
   /** The mass-410 brake is on: do not treat 410 as a halt. */
   readonly brake: boolean;
+  /** The database's clock, milliseconds since the epoch: the one clock that all workers share. */
+  readonly nowMs: number;
   /** The extension has freed places for which the last tick left due rows behind: arm the timer shard. */
   readonly waiting?: boolean;
 }
@@ -205,7 +207,7 @@ export interface BatchStore {
   readStates(keys: readonly LeasedKey[]): Promise<readonly TriggerState[]>;
   /** Events held back earlier for the given rows, oldest first. */
   readHeld(keys: readonly LeasedKey[]): Promise<readonly HeldEvent[]>;
-  /** Keeps undelivered events of fenced entries of unrepeatable sources; no fence, unless the trigger is deleted. */
+  /** Keeps events of unrepeatable sources that their batch will not tell; asks for no lease, only that the trigger exists. */
   holdFenced(events: readonly HeldEvent[]): Promise<void>;
   /** One fenced statement per ≤ 8 MiB; bisects on data errors (SQLSTATE class 22 and 54) and quarantines the bad row. */
   commit(input: CommitInput): Promise<CommitResult>;

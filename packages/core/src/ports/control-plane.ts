@@ -15,8 +15,8 @@ export type ConnectionAnswer =
       readonly tenantId: string;
       readonly code: 'ok';
       readonly auth: string;
-      /** Milliseconds since the epoch, or null when it does not expire. */
-      readonly expiresAtMs: number | null;
+      /** Milliseconds it lasts, by the answer's own clock, from when the answer came; null when it does not expire. */
+      readonly lastsMs: number | null;
     }
   | {
       readonly connectionId: string;

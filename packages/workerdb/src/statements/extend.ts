@@ -8,48 +8,53 @@ import type { Sql } from 'postgres';
 const FENCED = `coalesce((select jsonb_agg(jsonb_build_array(f.shard, f.trigger_id, f.deleted))
   from batch_fences f where f.batch_no = (select batch_no from me)), '[]'::jsonb) as fenced`;
 
+const NOW = '(extract(epoch from statement_timestamp()) * 1000)::float8 as now_ms';
+
 export const EXTEND = `
 with was as materialized (select open from batches where batch_id = $1),
 me as (
   update batches set expires_at = greatest(expires_at, statement_timestamp() + $2 * interval '1 s'), hop = $3, step = $4, open = coalesce($5, open)
   where batch_id = $1 and ended_at is null and expires_at > statement_timestamp() returning batch_no, timer_shard)
-select exists (select from me) as live, (select braked from fleet) as brake, ${FENCED},
+select exists (select from me) as live, (select braked from fleet) as brake, ${NOW}, ${FENCED},
   (select open from was) > $5 and exists (
     select from timer_shards t where t.timer_shard = (select timer_shard from me) and t.wake_at <= t.ticked_at) as waiting`;
 
 export const CHECK = `
 with me as (
   select batch_no from batches where batch_id = $1 and ended_at is null and expires_at > statement_timestamp())
-select exists (select from me) as live, (select braked from fleet) as brake, ${FENCED}`;
+select exists (select from me) as live, (select braked from fleet) as brake, ${NOW}, ${FENCED}`;
 
 interface CheckRow {
   readonly live: boolean;
   readonly brake: boolean;
+  readonly now_ms: number;
   readonly fenced: readonly (readonly [number, string, boolean])[];
   readonly waiting?: boolean | null;
 }
 
-function checkOf(row: CheckRow | undefined): BatchCheck {
+function checkOf([row]: readonly CheckRow[]): BatchCheck {
+  if (row === undefined) throw new Error('a check of a batch answers one row');
   return {
-    live: row?.live ?? false,
-    brake: row?.brake ?? false,
-    waiting: row?.waiting === true,
-    fenced: (row?.fenced ?? []).map(([shard, triggerId, deleted]) => ({ shard, triggerId, deleted })),
+    live: row.live,
+    brake: row.brake,
+    nowMs: row.now_ms,
+    waiting: row.waiting === true,
+    fenced: row.fenced.map(([shard, triggerId, deleted]) => ({ shard, triggerId, deleted })),
   };
 }
 
 export async function extendBatch(sql: Sql, input: ExtendInput): Promise<BatchCheck> {
-  const [row] = await sql.unsafe<CheckRow[]>(
+  const rows = await sql.unsafe<CheckRow[]>(
     EXTEND,
     [input.batchId, input.leaseSeconds, input.hop, input.step, input.open],
     {
       prepare: true,
     },
   );
-  return checkOf(row);
+  return checkOf(rows);
 }
 
 export async function checkBatch(sql: Sql, batchId: string): Promise<BatchCheck> {
-  const [row] = await sql.unsafe<CheckRow[]>(CHECK, [batchId], { prepare: true });
-  return checkOf(row);
+  const rows = await sql.unsafe<CheckRow[]>(CHECK, [batchId], { prepare: true });
+  return checkOf(rows);
 }
