@@ -159,8 +159,10 @@ const positionOf = (cursor: string | null | undefined): number =>
 function* cursorWaits(history: History): Generator<string> {
   const triggers = new Map(history.triggers.map((trigger) => [trigger.triggerId, trigger]));
   const accounted = new Accounted();
+  const claims = new Map<string, Of<'claimed'>['rows'][number]>();
   for (const fact of history.facts) {
     if (fact.kind === 'told') accounted.told(fact);
+    if (fact.kind === 'claimed') for (const row of fact.rows) claims.set(`${fact.batchId} ${row.triggerId}`, row);
     if (fact.kind !== 'committed') continue;
     const refused = new Set(fact.exceptions.filter(({ status }) => status !== 'braked').map((e) => e.triggerId));
     for (const row of fact.rows) {
@@ -173,7 +175,8 @@ function* cursorWaits(history: History): Generator<string> {
       if (to < from) yield `${seconds(fact)}: the cursor of ${short(input.triggerId)} went back from ${from} to ${to}`;
       for (let n = from; n < to; n += 1) {
         const item = trigger.items[n] as Item;
-        if (accounted.has(input.triggerId, item) || (!before.primed && isQuiet(item, before))) continue;
+        const claim = claims.get(`${fact.batchId} ${input.triggerId}`);
+        if (accounted.has(input.triggerId, item) || (claim?.primed === false && isQuiet(item, claim))) continue;
         yield `${seconds(fact)}: the cursor of ${short(input.triggerId)} went from ${from} to ${to} past ${item.key}, which nobody took`;
       }
     }

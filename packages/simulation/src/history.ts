@@ -69,6 +69,10 @@ export type Fact = At &
           readonly triggerId: string;
           readonly epoch: number;
           readonly takenFrom: 'free' | 'live';
+          /** What a prime goes by, as the batch was told it. */
+          readonly primed: boolean;
+          readonly createdAt: number;
+          readonly since: number | null;
         }[];
       }
     | {

@@ -97,6 +97,7 @@ export function storeOf(universe: Universe, process: Process): EngineStore {
         () => db.liveness(),
         ({ violations }) => `${violations.length} violations`,
       ),
+    repairLiveness: (report) => call('repairLiveness', '', () => db.repairLiveness(report)),
     pendingLifecycle: (limit) => call('pendingLifecycle', '', () => db.pendingLifecycle(limit)),
     acknowledgeLifecycle: (ids) => call('acknowledgeLifecycle', ids.join(' '), () => db.acknowledgeLifecycle(ids)),
     withTurn: async (name, holdSeconds, workerId, work) =>
@@ -115,9 +116,16 @@ function claim({ db, world, note }: Universe, input: Parameters<BatchStore['clai
   );
   const answer = db.claim(input);
   if (answer.status !== 'claimed') return answer;
-  const rows = answer.triggers.map(({ triggerId, leaseEpoch }) => {
+  const rows = answer.triggers.map(({ triggerId, leaseEpoch, primed, createdAt, since }) => {
     const isTaken = isLive(batchByNo(tables, owners.get(triggerId) ?? null), now);
-    return { triggerId, epoch: leaseEpoch, takenFrom: isTaken ? ('live' as const) : ('free' as const) };
+    return {
+      triggerId,
+      epoch: leaseEpoch,
+      takenFrom: isTaken ? ('live' as const) : ('free' as const),
+      primed,
+      createdAt: Date.parse(createdAt),
+      since: since === null ? null : Date.parse(since),
+    };
   });
   const { batchId, leaseSeconds } = input;
   note({ kind: 'claimed', batchId, status: answer.status, planned, leaseSeconds, rows });

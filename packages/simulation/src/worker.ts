@@ -98,6 +98,8 @@ export function startWorker(universe: Universe, name: string, offMs: number): Wo
   const ticks = createTickActivities({
     store,
     client,
+    endBatch: (batchId) => store.end(batchId),
+    timers: timersOf(universe, process, 'start'),
     gate: { open: async () => !draining.signal.aborted && (await gate.open()) },
     clock,
     rng,

@@ -21,15 +21,17 @@ const BRAKE_RETRY_SECONDS = 60;
 const SOURCE_CODES = new Set(['poll.connector_error', 'poll.timeout']);
 const CREDENTIAL_HALTS = new Set(['auth.expired', 'auth.revoked', 'auth.not_found']);
 const COUNT_MAX = 32_000;
+/** Polls a minute of a source that recovers, at the most; then it has recovered. */
+const RAMP_MAX = 1_000;
 
 type Mine = { readonly input: CommitRow; readonly row: Row };
 
 export function commit(context: ModelContext, input: CommitInput): CommitResult {
   const { tables } = context;
   const now = context.now();
-  const { chosen, exceptions } = braked(context, input.rows);
   const found = tables.batches.get(input.batchId);
   const me = isLive(found, now) ? found : undefined;
+  const { chosen, exceptions } = braked(context, me, input.rows);
   const mine: Mine[] = [];
   const gone: CommitException[] = [];
   for (const one of [...chosen].sort(byKey)) {
@@ -55,7 +57,7 @@ export function commit(context: ModelContext, input: CommitInput): CommitResult 
     if (halt !== null && halt !== was.halt) halted[halt] = (halted[halt] ?? 0) + 1;
     outboxOf(context, one, row, halt, was.halt);
   }
-  afterRows(context, me, committed, down);
+  const isStepped = afterRows(context, me, committed, down);
   keepHeld(context, chosen);
   for (const { input: one, row } of committed) {
     const taken = new Set(one.heldDelivered ?? []);
@@ -73,7 +75,8 @@ export function commit(context: ModelContext, input: CommitInput): CommitResult 
   const shard = me === undefined ? undefined : tables.timerShards.get(me.timerShard);
   const wasOpen = me?.open ?? 0;
   const isShort = shard !== undefined && shard.tickedAt !== null && shard.wakeAt <= shard.tickedAt;
-  const armed = shard === undefined || nextDue === null || nextDue < shard.wakeAt || (isShort && wasOpen > input.open);
+  const armed =
+    isStepped || shard === undefined || nextDue === null || nextDue < shard.wakeAt || (isShort && wasOpen > input.open);
   if (me !== undefined) finish(context, me, input);
   return {
     committed: committed.length,
@@ -84,10 +87,17 @@ export function commit(context: ModelContext, input: CommitInput): CommitResult 
   };
 }
 
-/** Above max(50, 5 % of the polled triggers) halts an hour nobody is halted any more. */
-function braked({ tables, now }: ModelContext, rows: readonly CommitRow[]) {
+/** Above max(50, 5 % of the polled triggers) halts an hour nobody is halted any more; what a lost lease says counts for nothing. */
+function braked({ tables, now }: ModelContext, me: Batch | undefined, rows: readonly CommitRow[]) {
   const exceptions: CommitException[] = [];
-  if (!rows.some((row) => row.haltCode === 'receiver_gone')) return { chosen: rows, exceptions };
+  const held = new Set(
+    rows.filter(({ haltCode, triggerId, leaseEpoch }) => {
+      const row = tables.rows.get(triggerId);
+      if (haltCode !== 'receiver_gone' || me === undefined || row === undefined) return false;
+      return row.leaseOwner === me.batchNo && row.leaseEpoch === leaseEpoch && row.enabled;
+    }),
+  );
+  if (held.size === 0) return { chosen: rows, exceptions };
   const { fleet } = tables;
   const since = Math.max(now() - HOUR, fleet.brakeResetAt);
   const counted = tables.outbox.filter(
@@ -95,7 +105,7 @@ function braked({ tables, now }: ModelContext, rows: readonly CommitRow[]) {
   ).length;
   let room = Math.max(50, Math.ceil(fleet.polled * 0.05)) - counted;
   const chosen = rows.map((row): CommitRow => {
-    if (row.haltCode !== 'receiver_gone') return row;
+    if (!held.has(row)) return row;
     room -= 1;
     if (room >= 0) return row;
     const { shard, triggerId, leaseEpoch } = row;
@@ -123,15 +133,21 @@ function downToolkits({ tables, now }: ModelContext, chosen: readonly CommitRow[
   }
   for (const { input, row } of mine)
     if (input.outcome !== 'release') add(row.toolkit, 1, SOURCE_CODES.has(input.code) ? 1 : 0);
+  // Of a source that is down already one probe says it.
+  const isDown = (toolkit: string): boolean => tables.limits.get(limitKeyOf(toolkit, ''))?.reason === 'source_down';
   return new Set(
-    [...sums].filter(([, { polls, failures }]) => polls >= 20 && failures * 2 > polls).map(([toolkit]) => toolkit),
+    [...sums]
+      .filter(([toolkit, { polls, failures }]) => failures * 2 > polls && (polls >= 20 || isDown(toolkit)))
+      .map(([toolkit]) => toolkit),
   );
 }
 
 function haltOf(input: CommitRow, row: Row): string | null {
   if (input.outcome === 'halt') return input.haltCode ?? null;
   if (input.outcome !== 'backoff' || input.haltAfter === undefined) return null;
-  const count = input.charge === 'poison' ? row.poisonCount : row.failureCount;
+  // Failures of the same code in a row; unusable answers of any.
+  const failures = input.code === row.lastCode ? row.failureCount : 0;
+  const count = input.charge === 'poison' ? row.poisonCount : failures;
   return count + 1 >= input.haltAfter ? (input.haltCode ?? null) : null;
 }
 
@@ -151,7 +167,7 @@ function nextPollOf(
     return asked === null ? row.nextPollAt : Math.max(row.nextPollAt ?? Number.NEGATIVE_INFINITY, at + asked);
   if (row.haltedCode !== null && (outcome === 'backoff' || outcome === 'rate_limited')) return at + PROBE_MS;
   if ((row.pollRequestedAt !== null && row.pollRequestedAt > (me.claimedAt as number)) || outcome === 'more') return at;
-  if (isDown) return at + row.intervalS * SECOND;
+  if (isDown) return at;
   if (outcome === 'rate_limited') return at + Math.max(SECOND, asked ?? row.intervalS * SECOND);
   if (outcome === 'backoff') {
     const tries = Math.min(Math.max(row.failureCount, row.poisonCount), 20);
@@ -187,7 +203,10 @@ function applyRow(
   row.quietSince = logs ? null : (row.quietSince ?? now);
   const charged = outcome === 'backoff' ? input.charge : undefined;
   if (input.polled === true || isGood) row.failureCount = 0;
-  else if (charged === 'failure' && !isDown) row.failureCount = Math.min(row.failureCount + 1, COUNT_MAX);
+  else if (charged === 'failure' && !isDown) {
+    const isOther = input.haltAfter !== undefined && input.code !== row.lastCode;
+    row.failureCount = isOther ? 1 : Math.min(row.failureCount + 1, COUNT_MAX);
+  }
   if (isGood) row.poisonCount = 0;
   else if (charged === 'poison') row.poisonCount = Math.min(row.poisonCount + 1, COUNT_MAX);
   row.lastCode = isDown ? 'source_down' : input.code;
@@ -248,13 +267,13 @@ function outboxOf(
   for (const code of input.warnings ?? []) addOutbox(context, { triggerId, configVersion, state: 'warning', code });
 }
 
-/** Limits and the health of sources, which several rows share. */
+/** Limits and the health of sources, which several rows share. Answers whether a source that was down lets more through. */
 function afterRows(
   { tables, now }: ModelContext,
   me: Batch | undefined,
   committed: readonly { readonly input: CommitRow; readonly row: Row; readonly isDown: boolean }[],
   down: ReadonlySet<string>,
-): void {
+): boolean {
   const at = now();
   const asked = ({ input }: (typeof committed)[number]): number => input.retryAfterSeconds ?? -1;
   const limited = committed.filter(({ input }) => input.outcome === 'rate_limited').sort((a, b) => asked(b) - asked(a));
@@ -269,7 +288,9 @@ function afterRows(
     else {
       const { toolkit } = row;
       const connection = connectionKeyOf(row);
-      tables.limits.set(key, { toolkit, connection, perMinute: null, notBefore, madeAt: at, reason: 'rate_limited' });
+      const reason = 'rate_limited';
+      const steppedAt = Number.NEGATIVE_INFINITY;
+      tables.limits.set(key, { toolkit, connection, perMinute: null, notBefore, madeAt: at, steppedAt, reason });
     }
   }
   for (const { input, row } of committed) {
@@ -285,25 +306,38 @@ function afterRows(
     }
   }
   const isGood = (input: CommitRow): boolean => input.outcome === 'success' || input.outcome === 'more';
-  const recovered = new Set(
+  const recovering = new Set(
     committed.filter(({ input, row }) => isGood(input) && !down.has(row.toolkit)).map(({ row }) => row.toolkit),
   );
+  let isStepped = false;
   for (const [key, limit] of tables.limits) {
-    if (limit.reason !== 'source_down' || limit.connection !== '' || !recovered.has(limit.toolkit)) continue;
-    if (me?.claimedAt != null && limit.madeAt < me.claimedAt) tables.limits.delete(key);
+    if (limit.reason !== 'source_down' || limit.connection !== '' || !recovering.has(limit.toolkit)) continue;
+    if (me?.claimedAt == null || Math.max(limit.madeAt, limit.steppedAt) >= me.claimedAt) continue;
+    isStepped = true;
+    if ((limit.perMinute ?? 0) >= RAMP_MAX) tables.limits.delete(key);
+    else {
+      limit.perMinute = (limit.perMinute ?? 0) * 10;
+      limit.notBefore = at;
+      limit.steppedAt = at;
+    }
   }
-  for (const { row, isDown } of committed) {
-    const key = limitKeyOf(row.toolkit, '');
-    if (!isDown || tables.limits.has(key)) continue;
-    tables.limits.set(key, {
-      toolkit: row.toolkit,
-      connection: '',
-      perMinute: 1,
-      notBefore: at + 60_000,
-      madeAt: at,
-      reason: 'source_down',
-    });
+  for (const toolkit of new Set(committed.filter(({ isDown }) => isDown).map(({ row }) => row.toolkit))) {
+    const key = limitKeyOf(toolkit, '');
+    const there = tables.limits.get(key);
+    const notBefore = at + 60_000;
+    if (there === undefined)
+      tables.limits.set(key, {
+        toolkit,
+        connection: '',
+        perMinute: 1,
+        notBefore,
+        madeAt: at,
+        steppedAt: Number.NEGATIVE_INFINITY,
+        reason: 'source_down',
+      });
+    else if (there.reason === 'source_down') Object.assign(there, { perMinute: 1, notBefore, steppedAt: at });
   }
+  return isStepped;
 }
 
 /** Of fenced rows too: what cannot be asked again is kept, unless the trigger is gone. Delivered ones leave. */

@@ -287,7 +287,6 @@ export function makeDue({ tables, now }: ModelContext, triggerId: string): boole
 export function makeAllDue(context: ModelContext): number {
   const due = [...context.tables.rows.values()].filter(isPolled);
   for (const { triggerId } of due) makeDue(context, triggerId);
-  for (const shard of context.tables.timerShards.values()) shard.wakeAt = Number.NEGATIVE_INFINITY;
   return due.length;
 }
 
@@ -307,6 +306,5 @@ export function clearHalts(context: ModelContext, code: string): number {
     addOutbox(context, { triggerId, configVersion, state: 'resumed', code: 'ok' });
   }
   if (code === 'receiver_gone') tables.fleet = { ...tables.fleet, braked: false, brakeResetAt: now() };
-  for (const shard of tables.timerShards.values()) shard.wakeAt = Number.NEGATIVE_INFINITY;
   return count;
 }

@@ -43,7 +43,7 @@ export interface Row {
   seen: Uint8Array;
 }
 
-interface PlannedKey {
+export interface PlannedKey {
   readonly shard: number;
   readonly triggerId: string;
   readonly epoch: number;
@@ -78,10 +78,21 @@ interface Limit {
   readonly toolkit: string;
   /** `tenant connection`, or empty for the whole toolkit. */
   readonly connection: string;
-  readonly perMinute: number | null;
+  perMinute: number | null;
   notBefore: number;
   readonly madeAt: number;
+  steppedAt: number;
   readonly reason: 'rate_limited' | 'source_down';
+}
+
+/** What one scan ranked beyond the places there were, in order. */
+interface Ranked {
+  readonly rankedAt: number;
+  readonly due: number;
+  taken: number;
+  readonly oldest: number | null;
+  readonly next: number | null;
+  readonly keys: readonly PlannedKey[];
 }
 
 export interface OutboxRow extends Omit<LifecycleRecord, 'at'> {
@@ -105,6 +116,7 @@ export interface Tables {
   /** By batch number, then trigger: whether it was deleted. */
   readonly fences: Map<number, Map<string, { readonly shard: number; deleted: boolean }>>;
   readonly timerShards: Map<number, TimerShard>;
+  readonly ranked: Map<number, Ranked>;
   readonly workers: Map<string, number>;
   readonly limits: Map<string, Limit>;
   /** Polls and connector failures by toolkit and slot of ten seconds. */
@@ -127,6 +139,7 @@ export function emptyTables(): Tables {
     batches: new Map(),
     fences: new Map(),
     timerShards: new Map(),
+    ranked: new Map(),
     workers: new Map(),
     limits: new Map(),
     health: new Map(),

@@ -113,10 +113,12 @@ export class ModelTemporal {
     return [...this.batches.values()].filter(({ isOver }) => !isOver).map(({ batchId }) => batchId);
   }
 
-  /** Throws AlreadyStarted for an id that runs or has run. */
+  /** One that runs is used as it is. Throws AlreadyStarted for an id that has run: it never runs again. */
   start(input: BatchPollerInput): void {
     this.reach();
-    if (this.batches.has(input.batchId)) throw new AlreadyStarted(input.batchId);
+    const there = this.batches.get(input.batchId);
+    if (there?.isOver === true) throw new AlreadyStarted(input.batchId);
+    if (there !== undefined) return;
     const batch: Batch = {
       batchId: input.batchId,
       isCancelled: false,

@@ -23,9 +23,12 @@ import {
   iso,
   limitKeyOf,
   type ModelContext,
+  nextSlot,
   type Tables,
 } from './tables.ts';
 import { type TickSeen, tick } from './tick.ts';
+
+const MINUTE = 60_000;
 
 type Settled<T> = {
   readonly [K in keyof T]: T[K] extends (...args: infer A) => Promise<infer R> ? (...args: A) => R : T[K];
@@ -99,22 +102,21 @@ export function createModelWorkerDb(options: ModelOptions): ModelWorkerDb {
     },
     timerShards: () => [...tables.timerShards.keys()].sort((a, b) => a - b),
     ensureTimerShards: (count) => {
-      if (tables.timerShards.size === count) return;
+      if (tables.timerShards.size > 0) return;
       for (let timerShard = 0; timerShard < count; timerShard += 1) {
         const serves = Array.from({ length: STORAGE_SHARDS }, (_, n) => n).filter((n) => n % count === timerShard);
-        const there = tables.timerShards.get(timerShard);
         tables.timerShards.set(timerShard, {
           timerShard,
           serves,
-          backoffLevel: there?.backoffLevel ?? 0,
-          backoffUntil: there?.backoffUntil ?? null,
-          tickedAt: there?.tickedAt ?? null,
+          backoffLevel: 0,
+          backoffUntil: null,
+          tickedAt: null,
           wakeAt: Number.NEGATIVE_INFINITY,
         });
       }
-      for (const shard of tables.timerShards.keys()) if (shard >= count) tables.timerShards.delete(shard);
     },
     liveness: () => liveness(context, tickMs),
+    repairLiveness: (report) => repair(context, report),
     pendingLifecycle: (limit) => {
       const pending = tables.outbox
         .filter(({ acknowledgedAt, offeredUntil }) => acknowledgedAt === null && offeredUntil < now())
@@ -161,30 +163,49 @@ function liveness({ tables, now }: ModelContext, tickMs: number): LivenessReport
     polled += 1;
     if (row.lastOkAt !== null && row.lastOkAt < at - 3 * row.intervalS * 1000) stale += 1;
     const leased = isLive(batchByNo(tables, row.leaseOwner), at);
+    const shard = [...tables.timerShards.values()].find(({ serves }) => serves.includes(row.shard));
+    const isPaused = shard?.backoffUntil != null && shard.backoffUntil > at;
     const held =
+      isPaused ||
       isHeld(limitKeyOf(row.toolkit, connectionKeyOf(row))) ||
       isHeld(limitKeyOf(row.toolkit, '')) ||
       isHeld(limitKeyOf('', ''));
     if (row.nextPollAt !== null && !leased && !held) oldest = Math.min(oldest, row.nextPollAt);
     const kind = breachOf(row.nextPollAt, row.intervalS, leased, at, tickMs);
     if (kind === undefined) continue;
-    const shard = [...tables.timerShards.values()].find(({ serves }) => serves.includes(row.shard));
-    const isPaused = shard?.backoffUntil != null && shard.backoffUntil > at;
-    violations.push({ kind, triggerId: row.triggerId, detail: '', held: held || isPaused });
+    const where = shard === undefined ? {} : { timerShard: shard.timerShard };
+    violations.push({ kind, triggerId: row.triggerId, ...where, detail: '', held });
   }
-  for (const row of tables.rows.values())
-    if (violations.length > 0 && row.enabled && row.haltedCode === null) row.nextPollAt ??= at;
-  sweep({ tables, now, random: () => 0 }, polled);
+  const open: Record<string, number> = {};
+  for (const { kind, held } of violations) if (held !== true) open[kind] = (open[kind] ?? 0) + 1;
   return {
     checked: tables.rows.size,
     polled,
+    open,
     violations,
     stale,
+    staleTriggers: [],
+    silent: 0,
+    silentTriggers: [],
     oldestDueSeconds: Math.max(0, at - oldest) / 1000,
     quietShards: [...tables.timerShards.values()]
-      .filter(({ tickedAt }) => (tickedAt ?? Number.NEGATIVE_INFINITY) < at - 60_000 - tickMs)
+      .filter(({ tickedAt }) => (tickedAt ?? Number.NEGATIVE_INFINITY) < at - MINUTE - tickMs)
       .map(({ timerShard }) => timerShard),
   };
+}
+
+/** Gives what lost its next poll one again, and clears away what is over. */
+function repair(context: ModelContext, report: LivenessReport): void {
+  const at = context.now();
+  if (report.violations.some(({ kind }) => kind === 'no_next_poll' || kind === 'too_far_ahead')) {
+    for (const row of context.tables.rows.values()) {
+      if (!row.enabled || row.haltedCode !== null) continue;
+      if (row.nextPollAt === null) row.nextPollAt = at;
+      else if (row.nextPollAt > at + Math.max(row.intervalS, 86_400) * 1000 + MINUTE)
+        row.nextPollAt = nextSlot(at, row.intervalS, row.phaseS);
+    }
+  }
+  sweep(context, report.polled);
 }
 
 function breachOf(
