@@ -64,7 +64,7 @@ export function createReceiver({ onState }: ReceiverOptions = {}): Receiver {
         tenantId,
         code: 'ok' as const,
         auth: '{}',
-        expiresAtMs: null,
+        lastsMs: null,
       }));
     },
     postState: async ({ results }) => (await onState?.(results)) ?? accept(results),

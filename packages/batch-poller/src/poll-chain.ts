@@ -33,6 +33,8 @@ export interface ChainInput {
   readonly auth: string;
   readonly signal: AbortSignal;
   readonly budgetEnd: number;
+  /** Whether another page may be asked for: not of a trigger that was taken from the batch meanwhile. */
+  readonly mayGoOn: () => boolean | Promise<boolean>;
   readonly writer: ResultWriter;
 }
 
@@ -69,7 +71,7 @@ export async function pollChain(deps: BatchDeps, input: ChainInput): Promise<Cha
   let fresh = 0;
   for (let page = 0; page < deps.limits.pagesMax; page += 1) {
     const left = input.budgetEnd - deps.clock.monotonic();
-    if (page > 0 && (left <= 0 || input.signal.aborted)) break;
+    if (page > 0 && (left <= 0 || input.signal.aborted || !(await input.mayGoOn()))) break;
     const heldSeconds = deps.holds?.secondsLeft(trigger);
     if (heldSeconds !== undefined) {
       // Another poll of its connection was told to stay away: this one is not made.

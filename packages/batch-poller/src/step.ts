@@ -60,7 +60,12 @@ export interface RunningStep {
   now(): number;
   /** Reads the fence again. Throws LeaseLost when the batch is over. */
   check(): Promise<void>;
+  /** Whether something new may be started for a trigger: not once it is known to be fenced, nor when that was long not asked. */
+  mayStart(triggerId: string): boolean | Promise<boolean>;
 }
+
+/** A poll starts no later than this after what it was fenced by (S10); a process may have stood still since its last look. */
+const FENCE_AGE_MS_MAX = 10_000;
 
 interface StepFrame {
   readonly step: BatchStep;
@@ -106,6 +111,15 @@ export async function runStep(
   const end = linkedSignal([context.signal]);
   const fenced = new Map<string, { readonly deleted: boolean }>();
   let heard = { nowMs: 0, at: 0 };
+  /** When the last answered look at the fence was asked for. */
+  let lookedAt = Number.NEGATIVE_INFINITY;
+  let looking: Promise<boolean> | undefined;
+  const ask = async (call: () => Promise<BatchCheck>): Promise<BatchCheck> => {
+    const askedAt = deps.clock.monotonic();
+    const check = learn(await call());
+    lookedAt = Math.max(lookedAt, askedAt);
+    return check;
+  };
   const learn = (check: BatchCheck): BatchCheck => {
     heard = { nowMs: check.nowMs, at: deps.clock.monotonic() };
     for (const row of check.fenced) fenced.set(row.triggerId, { deleted: row.deleted });
@@ -118,8 +132,8 @@ export async function runStep(
     return check;
   };
   const extend = async (): Promise<BatchCheck> =>
-    learn(
-      await deps.store.extend({
+    ask(() =>
+      deps.store.extend({
         batchId: input.batchId,
         leaseSeconds: input.policy.leaseSeconds,
         hop: input.retryCounter,
@@ -136,7 +150,22 @@ export async function runStep(
     brake: false,
     open: undefined,
     now: () => heard.nowMs + deps.clock.monotonic() - heard.at,
-    check: async () => void learn(await deps.store.check(input.batchId)),
+    check: async () => void (await ask(() => deps.store.check(input.batchId))),
+    mayStart(triggerId) {
+      if (fenced.has(triggerId)) return false;
+      if (deps.clock.monotonic() - lookedAt <= FENCE_AGE_MS_MAX) return true;
+      // One look for all that wait for it. Without an answer nothing is started: the entry stays for the next hop.
+      looking ??= running
+        .check()
+        .then(
+          () => true,
+          () => false,
+        )
+        .finally(() => {
+          looking = undefined;
+        });
+      return looking.then((answered) => answered && !fenced.has(triggerId));
+    },
   };
   const quarter = (input.policy.leaseSeconds * 1000) / 4;
   try {

@@ -193,8 +193,14 @@ function* nothingLost(history: History): Generator<string> {
     (ending.held[triggerId] ?? []).includes(id) ||
     (ending.letters[triggerId] ?? []).includes(id);
   const triggers = new Map(history.triggers.map((trigger) => [trigger.triggerId, trigger]));
+  // Said aloud, and a limit: a batch whose objects could not be read for as long as it was tried.
+  const unread = new Set(
+    [...factsOf(history, 'logged')]
+      .filter(({ event }) => event === 'commit.snapshot_unread')
+      .map((fact) => fact.batchId),
+  );
   for (const { batchId, triggerId, eventIds } of ending.saved) {
-    if (triggers.get(triggerId)?.kind !== 'queue') continue;
+    if (triggers.get(triggerId)?.kind !== 'queue' || unread.has(batchId)) continue;
     for (const id of eventIds)
       if (!kept(triggerId, id)) yield `${id} of ${short(triggerId)} was saved by ${batchId} and is nowhere`;
   }
@@ -202,7 +208,7 @@ function* nothingLost(history: History): Generator<string> {
   for (const row of ending.rows) {
     const trigger = triggers.get(row.triggerId);
     if (trigger === undefined || !row.enabled || trigger.kind === 'queue') continue;
-    yield* unread(trigger, row, (item) =>
+    yield* leftBehind(trigger, row, (item) =>
       isBad(item)
         ? (ending.badItems[row.triggerId] ?? []).includes(item.key)
         : kept(row.triggerId, eventIdOf(row.triggerId, item.key)),
@@ -210,7 +216,7 @@ function* nothingLost(history: History): Generator<string> {
   }
 }
 
-function* unread(trigger: TriggerFacts, row: RowFacts, isKept: (item: Item) => boolean): Generator<string> {
+function* leftBehind(trigger: TriggerFacts, row: RowFacts, isKept: (item: Item) => boolean): Generator<string> {
   const { items, kind, triggerId } = trigger;
   if (kind === 'log' && positionOf(row.cursor) < items.length)
     yield `${short(triggerId)} is at rest at ${positionOf(row.cursor)} of ${items.length} items`;

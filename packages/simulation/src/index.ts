@@ -4,4 +4,5 @@ export type { Ending, Fact, History, Item, RowFacts, TriggerFacts } from './hist
 export { createModelWorkerDb, type ModelOptions, type ModelWorkerDb } from './model/workerdb.ts';
 export { reportOf, rerunCommand } from './report.ts';
 export { FOUND_SEEDS } from './seeds.ts';
+export { type Shrunk, shrink } from './shrink.ts';
 export { type Run, type RunOptions, simulate } from './simulate.ts';

@@ -3,7 +3,7 @@ import type { Run } from './simulate.ts';
 
 const FINDINGS_MAX = 5;
 
-export const rerunCommand = (seed: number): string => `npm run drill -- simulate --first ${seed} --count 1 --trace`;
+export const rerunCommand = (seed: number): string => `npm run drill -- simulate --seed ${seed} --count 1 --trace`;
 
 export function reportOf(run: Run): string {
   const found = run.findings.slice(0, FINDINGS_MAX).map(({ checker, message }) => `  ${checker}: ${message}`);

@@ -28,6 +28,9 @@ export interface CommitStepInput extends BatchPollerInput {
   readonly askedSeconds: number;
 }
 
+/** Attempts in which a forced commit tries to read the snapshot before it ends the batch unread: some fifteen seconds. */
+const UNREAD_ATTEMPTS = 5;
+
 export async function commit(deps: BatchDeps, input: CommitStepInput, context: StepContext): Promise<StepResult> {
   const result = await commitOnce(deps, input, context);
   // Ended already: an earlier attempt may have died between its commit and its signal.
@@ -44,7 +47,8 @@ async function commitOnce(deps: BatchDeps, input: CommitStepInput, context: Step
       try {
         read = await readFolded(deps, input);
       } catch (error) {
-        if (!input.force) throw error;
+        // Ended unread, what a source gave once and nobody told is gone: not for an answer that got lost on its way.
+        if (!input.force || context.attempt < UNREAD_ATTEMPTS) throw error;
         deps.log.error({ batchId: input.batchId, error: String(error) }, 'commit.snapshot_unread');
         deps.metrics.count('polling.snapshot.unread');
         await deps.store.end(input.batchId);

@@ -73,8 +73,13 @@ export async function fetchAuth(deps: BatchDeps, input: BatchPollerInput, contex
       const signal = AbortSignal.any([running.signal, deps.draining, late.signal]);
       const asks = [...byConnection.values()].map((wanted) => wanted.ask);
       try {
-        // Taken as they come: how long they last counts from then.
-        await deps.controlPlane.fetchConnections(asks, { signal, onAnswers: (answers) => answers.forEach(take) });
+        // Taken as they come: how long they last counts from then. What only the end brings is taken then.
+        const taken = new Set<ConnectionAnswer>();
+        const takeAll = (answers: readonly ConnectionAnswer[]): void => {
+          for (const answer of answers) if (!taken.has(answer)) take(answer);
+          for (const answer of answers) taken.add(answer);
+        };
+        takeAll(await deps.controlPlane.fetchConnections(asks, { signal, onAnswers: takeAll }));
       } catch (error) {
         if (deps.draining.aborted && !running.signal.aborted) return await handOver(deps, untouched);
         throw error;

@@ -74,7 +74,7 @@ export async function poll(deps: BatchDeps, input: BatchPollerInput, context: St
         const { started, settled } = pushSlice(slice.entries, (entry) => async () => {
           deps.metrics.observe('polling.poll.slot_wait', (deps.clock.monotonic() - queuedAt) / 1000);
           if (signal.aborted || broken !== undefined || deps.clock.monotonic() > running.budgetEnd) return;
-          if (running.fenced.has(entry.trigger.triggerId)) return;
+          if (!(await running.mayStart(entry.trigger.triggerId))) return;
           const record = auth.get(authKeyOf(entry.trigger.tenantId, entry.trigger.connectionId));
           if (!isUsableFor(entry, record, input.retryCounter, running.now())) return;
           try {
@@ -87,6 +87,7 @@ export async function poll(deps: BatchDeps, input: BatchPollerInput, context: St
               auth: record.auth,
               signal,
               budgetEnd: running.budgetEnd,
+              mayGoOn: () => running.mayStart(entry.trigger.triggerId),
               writer,
             });
             if (outcome.saved) {
