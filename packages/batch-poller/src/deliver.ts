@@ -19,6 +19,7 @@ export interface Outgoing {
 export interface Parcel {
   readonly triggerId: string;
   readonly leaseEpoch: number;
+  readonly configVersion: number;
   readonly triggerVersion: string;
   readonly hop: number;
   readonly attempt: number;
@@ -271,6 +272,7 @@ function resultOf({ parcel, events, last }: Piece): StateResult {
   return {
     triggerId: parcel.triggerId,
     leaseEpoch: parcel.leaseEpoch,
+    configVersion: parcel.configVersion,
     triggerVersion: parcel.triggerVersion,
     events: events.map((event) => event.json),
     last,

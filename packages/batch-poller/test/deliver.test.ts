@@ -24,6 +24,7 @@ function parcel(triggerId: string, ...keys: string[]): Parcel {
   return {
     triggerId,
     leaseEpoch: 7,
+    configVersion: 1,
     triggerVersion: '1',
     hop: 0,
     attempt: 1,

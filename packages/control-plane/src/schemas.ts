@@ -191,6 +191,7 @@ export const lifecycleSchema = z.object({
 export const stateResultSchema = z.object({
   triggerId: triggerIdSchema,
   leaseEpoch: z.int().min(0),
+  configVersion: absent(z.int().min(0)),
   triggerVersion: z.string().max(LIMITS.idChars),
   events: z.array(z.unknown()).max(LIMITS.stateEvents),
   last: z.boolean(),

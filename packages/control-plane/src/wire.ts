@@ -15,6 +15,7 @@ export function stateBody(input: {
     const pollState = result.pollState === undefined ? '' : `,"pollState":${JSON.stringify(result.pollState)}`;
     return (
       `{"triggerId":${JSON.stringify(result.triggerId)},"leaseEpoch":${result.leaseEpoch},` +
+      `"configVersion":${result.configVersion},` +
       `"triggerVersion":${JSON.stringify(result.triggerVersion)},"events":[${result.events.join(',')}],` +
       `"last":${result.last}${pollState}}`
     );

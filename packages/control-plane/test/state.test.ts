@@ -11,6 +11,7 @@ const B = '0190b5b0-0000-7000-8000-00000000000b';
 const result = (triggerId: string) => ({
   triggerId,
   leaseEpoch: 3,
+  configVersion: 1,
   triggerVersion: '1',
   events: ['{"id":"evt_1","n":12345678901234567890}'],
   last: true,

@@ -6,7 +6,7 @@
  * what the engine remembered is given back); rows behind it are changes, each of which is shown.
  */
 import { sql } from 'drizzle-orm';
-import { iso, type Store } from './database.ts';
+import type { Store } from './database.ts';
 import { FEED_CHANNEL } from './feed-append.ts';
 
 export interface FeedPage {
@@ -28,6 +28,13 @@ export interface Feed {
 
 /** Bytes of records and states in one page; a single larger record still comes, alone. */
 const PAGE_BYTES = 4 * 1024 * 1024;
+
+/**
+ * A state that a poll of this version or a later one has reported says that the change's instruction was carried out. One
+ * of an earlier version says nothing, however late it came: its poll was in flight. Engines that name no version are taken
+ * by the time of their report.
+ */
+const DONE = sql`(p.poll_state is not null and coalesce(p.config_version >= t.config_version, p.updated_at > t.changed_at))`;
 
 interface Cursor {
   readonly base: number;
@@ -57,13 +64,12 @@ export async function createFeed({ db, sql: client }: Store): Promise<Feed> {
     }
     const rows = await db.execute<Row>(sql`
       with page as (
-        select c.*, p.primed, p.poll_state, p.updated_at as state_at,
-               sum(octet_length(c.record) + coalesce(octet_length(p.poll_state), 0)) over (order by c.seq) as bytes
-        from (select * from trigger_changes
-              where seq > ${cursor.seq} and (not superseded or seq > ${cursor.base})
-              order by seq limit ${limit + 1}) c
-        left join poll_states p on p.trigger_id = c.trigger_id)
-      select seq, trigger_id, config_version, op, record, rewind_cursor, poll_now, resume, changed_at, primed, poll_state, state_at
+        select c.*, sum(octet_length(c.record) + coalesce(octet_length(c.poll_state), 0)) over (order by c.seq) as bytes
+        from (select t.*, p.primed, p.poll_state, t.seq <= ${cursor.base} and coalesce(${DONE}, false) as done
+              from trigger_changes t left join poll_states p on p.trigger_id = t.trigger_id
+              where t.seq > ${cursor.seq} and (not t.superseded or t.seq > ${cursor.base} or not coalesce(${DONE}, false))
+              order by t.seq limit ${limit + 1}) c)
+      select seq, trigger_id, config_version, op, record, rewind_cursor, poll_now, resume, primed, poll_state, done
       from page where bytes is null or bytes <= ${PAGE_BYTES} or seq = (select min(seq) from page) order by seq`);
     const shown = rows.slice(0, limit);
     const seq = shown.length === 0 ? cursor.seq : Number(shown.at(-1)?.seq);
@@ -104,10 +110,9 @@ interface Row extends Record<string, unknown> {
   rewind_cursor: string | null;
   poll_now: boolean;
   resume: string | null;
-  changed_at: string;
   primed: boolean | null;
   poll_state: string | null;
-  state_at: string | null;
+  done: boolean;
 }
 
 function textOf(row: Row, cursor: Cursor): string {
@@ -115,8 +120,7 @@ function textOf(row: Row, cursor: Cursor): string {
     return JSON.stringify({ op: 'delete', triggerId: row.trigger_id, configVersion: Number(row.config_version) });
   }
   const isState = Number(row.seq) <= cursor.base;
-  // A state the engine reported after the change says that the change's instruction has been carried out.
-  const isDone = isState && row.poll_state !== null && row.state_at !== null && iso(row.state_at) > iso(row.changed_at);
+  const isDone = row.done;
   const parts = [row.record.slice(0, -1), `"primed":${row.primed ?? false}`];
   if (!isDone && row.rewind_cursor !== null) parts.push(`"cursor":${row.rewind_cursor}`);
   if (!isDone && row.poll_now) parts.push('"pollNow":true');

@@ -14,7 +14,12 @@ export interface IncomingEvent {
 
 export interface IncomingState {
   /** Each trigger once. */
-  readonly triggers: readonly { readonly triggerId: string; readonly pollState: string | null }[];
+  readonly triggers: readonly {
+    readonly triggerId: string;
+    readonly pollState: string | null;
+    /** Of the trigger's record that the poll was made with; absent or null: the engine does not say. */
+    readonly configVersion?: number | null;
+  }[];
   readonly events: readonly IncomingEvent[];
   readonly lifecycle: readonly {
     readonly triggerId: string;
@@ -41,10 +46,10 @@ export function createStateWriter({ transact }: Store) {
     transact(async (tx) => {
       const rows = await tx.execute<{ id: string; stored: string }>(sql`
         with given as materialized (
-          select id, state from json_to_recordset(${JSON.stringify(input.triggers.map(({ triggerId: id, pollState: state }) => ({ id, state })))}::text::json)
-            as g(id uuid, state text)),
+          select id, state, v from json_to_recordset(${JSON.stringify(input.triggers.map(({ triggerId: id, pollState: state, configVersion: v }) => ({ id, state, v })))}::text::json)
+            as g(id uuid, state text, v bigint)),
         known as materialized (
-          select t.id, t.tenant_id, g.state from given g join triggers t on t.id = g.id where t.deleted_at is null),
+          select t.id, t.tenant_id, g.state, g.v from given g join triggers t on t.id = g.id where t.deleted_at is null),
         stored as (
           insert into events (event_id, trigger_id, tenant_id, type, occurred_at, record)
           select e."eventId", k.id, k.tenant_id, e.type, e."occurredAt", e.record
@@ -55,12 +60,15 @@ export function createStateWriter({ transact }: Store) {
           on conflict (event_id) do nothing
           returning 1),
         states as (
-          insert into poll_states (trigger_id, primed, poll_state, updated_at)
-          select k.id, true, k.state, statement_timestamp() from known k order by k.id
+          insert into poll_states (trigger_id, primed, poll_state, config_version, updated_at)
+          select k.id, true, k.state, k.v, statement_timestamp() from known k order by k.id
           on conflict (trigger_id) do update set primed = true,
             poll_state = coalesce(excluded.poll_state, poll_states.poll_state),
+            config_version = case when excluded.poll_state is null then poll_states.config_version else excluded.config_version end,
             updated_at = case when excluded.poll_state is null then poll_states.updated_at else excluded.updated_at end
-          where not poll_states.primed or excluded.poll_state is not null),
+          -- A poll that was in flight when the trigger changed may report behind one made after the change.
+          where (not poll_states.primed or excluded.poll_state is not null)
+            and coalesce(excluded.config_version >= poll_states.config_version, true)),
         filed as (
           insert into trigger_lifecycle (trigger_id, at, state, code, config_version)
           select l."triggerId", l.at, l.state, l.code, l."configVersion"

@@ -70,6 +70,36 @@ it('a reading from the beginning leaves out instructions that were carried out a
   expect(record).not.toHaveProperty('cursor');
 });
 
+it('a poll that was in flight at a rewind does not carry it out, however late it reports', async () => {
+  await using test = await openTestRegistry();
+  const { id } = await test.create();
+  const reported = (configVersion: number) =>
+    test.registry.storeState({
+      triggers: [{ triggerId: id, pollState: `of ${configVersion}`, configVersion }],
+      events: [],
+      lifecycle: [],
+    });
+  await test.registry.triggers.rewind(test.actor, id, { cursor: '1' });
+  await reported(1);
+  expect((await test.feed()).changes).toMatchObject([{ configVersion: 2, cursor: 1 }]);
+  await reported(2);
+  await reported(1);
+  const { changes } = await test.feed();
+  expect(changes).toMatchObject([{ configVersion: 2, pollState: 'of 2' }]);
+  expect(changes[0]).not.toHaveProperty('cursor');
+});
+
+it('a reading from the beginning shows a rewind that nobody has carried out, also behind a later edit', async () => {
+  await using test = await openTestRegistry();
+  const { id } = await test.create();
+  await test.registry.triggers.rewind(test.actor, id, { cursor: '1' });
+  await test.registry.triggers.patch(test.actor, id, { name: 'b' });
+  expect((await test.feed()).changes).toMatchObject([{ configVersion: 2, cursor: 1 }, { configVersion: 3 }]);
+  const state = { triggerId: id, pollState: 'of 3', configVersion: 3 };
+  await test.registry.storeState({ triggers: [state], events: [], lifecycle: [] });
+  expect((await test.feed()).changes).toMatchObject([{ configVersion: 3, pollState: 'of 3' }]);
+});
+
 it('priming makes no new record: what was read is never read again for it', async () => {
   await using test = await openTestRegistry();
   const { id } = await test.create();

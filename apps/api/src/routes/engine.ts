@@ -94,7 +94,11 @@ export function engineRoutes(app: App, registry: Registry, metrics: Metrics, clo
     async (request) => {
       const sorted = sortOut(request.body);
       const { known, stored } = await registry.storeState({
-        triggers: [...sorted.triggers].map(([triggerId, { pollState }]) => ({ triggerId, pollState })),
+        triggers: [...sorted.triggers].map(([triggerId, { pollState, configVersion }]) => ({
+          triggerId,
+          pollState,
+          configVersion,
+        })),
         events: [...sorted.triggers.values()].flatMap(({ events }) => events),
         lifecycle: request.body.lifecycle,
       });
@@ -117,12 +121,16 @@ export function engineRoutes(app: App, registry: Registry, metrics: Metrics, clo
 
 /** By trigger: what is fit to be stored, and one refusal for each trigger with an event that is not. */
 function sortOut({ results }: StateBody) {
-  const triggers = new Map<string, { events: IncomingEvent[]; pollState: string | null }>();
+  const triggers = new Map<
+    string,
+    { events: IncomingEvent[]; pollState: string | null; configVersion: number | null }
+  >();
   const refused = new Map<string, Status>();
-  for (const { triggerId, events, pollState } of results) {
-    const own = triggers.get(triggerId) ?? { events: [], pollState: null };
+  for (const { triggerId, events, pollState, configVersion } of results) {
+    const own = triggers.get(triggerId) ?? { events: [], pollState: null, configVersion: null };
     triggers.set(triggerId, own);
     own.pollState = pollState ?? own.pollState;
+    own.configVersion = configVersion ?? own.configVersion;
     for (const event of events) {
       const checked = checkEvent(triggerId, event);
       if ('record' in checked) own.events.push(checked);

@@ -109,6 +109,7 @@ function parcelOf(entry: Polled, held: readonly HeldEvent[], state: TriggerState
   return {
     triggerId: trigger.triggerId,
     leaseEpoch: trigger.leaseEpoch,
+    configVersion: trigger.configVersion,
     triggerVersion: last.record.versionUsed ?? trigger.versionWanted,
     hop: chain.hop,
     attempt: chain.attempt,

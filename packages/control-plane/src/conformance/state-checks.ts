@@ -26,6 +26,7 @@ function eventOf({ triggerId }: KitTrigger, key: string) {
 const resultOf = (trigger: { triggerId: string }, events: readonly unknown[], more: object = {}) => ({
   triggerId: trigger.triggerId,
   leaseEpoch: 1,
+  configVersion: 1,
   triggerVersion: '1',
   events,
   last: true,

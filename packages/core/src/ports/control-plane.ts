@@ -37,6 +37,8 @@ export type ConnectionAnswer =
 export interface StateResult {
   readonly triggerId: string;
   readonly leaseEpoch: number;
+  /** Version of the trigger's record that the poll was made with. */
+  readonly configVersion: number;
   readonly triggerVersion: string;
   /** Whole CloudEvents, each as JSON text. */
   readonly events: readonly string[];
