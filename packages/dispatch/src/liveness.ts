@@ -85,14 +85,15 @@ export async function checkLiveness(deps: LivenessDeps, signal: AbortSignal): Pr
   );
   const signalled = [...new Set(waiting)];
   await Promise.all(signalled.map((timerShard) => timers.arm(timerShard)));
-  const replaced = await replaceStuckShards({ ...deps, stuckMs: deps.stuckMs ?? STUCK_MS }, signal);
+  const quiet = report.quietShards;
+  const replaced = await replaceStuckShards({ ...deps, stuckMs: deps.stuckMs ?? STUCK_MS, quiet }, signal);
   const terminated = await terminateAbandoned(deps);
   const violations: Violation[] = [
     ...report.violations.map((violation) => ({ ...violation, done: doneAbout(violation) })),
     ...replaced.map((timerShard) => ({
       kind: 'shard_stuck',
       timerShard,
-      detail: 'its workflow task kept failing',
+      detail: 'its workflow task kept failing, or it did not tick though it was signalled',
       done: 'its workflow was terminated and started anew',
     })),
     ...terminated.map((batchId) => ({

@@ -1,4 +1,7 @@
-/** Timer shards whose workflow task keeps failing (a bad deploy, a corrupt history): replaced by a fresh run. */
+/**
+ * Timer shards that do not get on: their workflow task keeps failing (a bad deploy, a corrupt history), or they were
+ * signalled and still do not tick (a run on a queue or a version that nobody serves). Replaced by a fresh run.
+ */
 import { type Clock, type Log, type TimerManager, timerShardWorkflowIdOf } from '@milkrun/core';
 import { WorkflowNotFoundError } from '@temporalio/client';
 import type { TemporalClient } from './temporal-client.ts';
@@ -9,12 +12,17 @@ interface Task {
 }
 
 export interface StuckShardsDeps {
-  readonly store: { timerShards(): Promise<readonly number[]> };
+  readonly store: {
+    timerShards(): Promise<readonly number[]>;
+    liveness(): Promise<{ readonly quietShards: readonly number[] }>;
+  };
   readonly client: TemporalClient;
   readonly timers: TimerManager;
   readonly clock: Clock;
   readonly log: Log;
   readonly stuckMs: number;
+  /** Shards that were quiet and have just been signalled. */
+  readonly quiet: readonly number[];
 }
 
 /**
@@ -23,19 +31,23 @@ export interface StuckShardsDeps {
  */
 export async function replaceStuckShards(deps: StuckShardsDeps, signal: AbortSignal): Promise<number[]> {
   const { store, client, timers, clock, log, stuckMs } = deps;
-  const suspects = new Map<number, Task>();
-  for (const timerShard of await store.timerShards()) {
-    const task = await failingTask(client, timerShard);
-    if (task !== undefined) suspects.set(timerShard, task);
-  }
-  if (suspects.size === 0) return [];
+  const shards = await store.timerShards();
+  const found = await Promise.all(shards.map(async (shard) => [shard, await runningTask(client, shard)] as const));
+  const suspects = found.filter(
+    ([shard, task]) => isFailing(task) || (task !== undefined && deps.quiet.includes(shard)),
+  );
+  if (suspects.length === 0) return [];
   await clock.sleep(stuckMs, signal);
+  const stillQuiet = deps.quiet.length === 0 ? [] : (await store.liveness()).quietShards;
   const replaced: number[] = [];
   for (const [timerShard, before] of suspects) {
-    const now = await failingTask(client, timerShard);
-    if (now?.runId !== before.runId || now.attempt < before.attempt) continue;
+    const now = await runningTask(client, timerShard);
+    if (now === undefined || now.runId !== before?.runId) continue;
+    const isStuck =
+      (isFailing(before) && isFailing(now) && now.attempt >= before.attempt) || stillQuiet.includes(timerShard);
+    if (!isStuck) continue;
     const workflowId = timerShardWorkflowIdOf(timerShard);
-    await client.workflow.getHandle(workflowId, now.runId).terminate('its workflow task kept failing');
+    await client.workflow.getHandle(workflowId, now.runId).terminate('it did not get on');
     await timers.arm(timerShard);
     log.error({ timerShard, attempts: now.attempt }, 'timer_shard.replaced');
     replaced.push(timerShard);
@@ -43,12 +55,13 @@ export async function replaceStuckShards(deps: StuckShardsDeps, signal: AbortSig
   return replaced;
 }
 
-/** The pending workflow task when it has failed at least once; a missing shard is started by whoever finds it quiet. */
-async function failingTask(client: TemporalClient, timerShard: number): Promise<Task | undefined> {
+const isFailing = (task: Task | undefined): boolean => task !== undefined && task.attempt > 1;
+
+/** The run of a shard with its pending workflow task's attempt, 0 when none is pending; a missing shard is started by whoever finds it quiet. */
+async function runningTask(client: TemporalClient, timerShard: number): Promise<Task | undefined> {
   try {
     const { runId, status, raw } = await client.workflow.getHandle(timerShardWorkflowIdOf(timerShard)).describe();
-    const attempt = raw.pendingWorkflowTask?.attempt ?? 0;
-    return status.name === 'RUNNING' && attempt > 1 ? { runId, attempt } : undefined;
+    return status.name === 'RUNNING' ? { runId, attempt: raw.pendingWorkflowTask?.attempt ?? 0 } : undefined;
   } catch (error) {
     if (error instanceof WorkflowNotFoundError) return undefined;
     throw error;

@@ -20,6 +20,8 @@ import { workflowNow } from './workflow-clock.ts';
 
 export interface TimerShardInput {
   readonly timerShard: number;
+  /** Milliseconds after which a run continues as a new one; an hour when absent. */
+  readonly runMs?: number;
 }
 
 /** Something is due sooner than the recorded wake. Many arms before a tick are one. */
@@ -39,7 +41,8 @@ export async function TimerShard(input: TimerShardInput): Promise<void> {
     isArmed = true;
   });
   const startedAt = workflowNow();
-  const isOld = (): boolean => workflowInfo().continueAsNewSuggested || workflowNow() - startedAt >= RUN_MS_MAX;
+  const isOld = (): boolean =>
+    workflowInfo().continueAsNewSuggested || workflowNow() - startedAt >= (input.runMs ?? RUN_MS_MAX);
   while (!isOld()) {
     isArmed = false;
     const tickedAt = workflowNow();

@@ -213,11 +213,34 @@ it('starts a shard that liveness finds quiet', async () => {
   here.store.report = { quietShards: [here.timerShard] };
   const round = await checkLiveness(livenessDeps(here), new AbortController().signal);
   expect(round.signalled).toEqual([here.timerShard]);
-  expect(round.report.violations).toMatchObject([
-    { kind: 'shard_quiet', timerShard: here.timerShard, done: `timer shard ${here.timerShard} was signalled` },
-  ]);
+  expect(round.report.violations[0]).toMatchObject({
+    kind: 'shard_quiet',
+    timerShard: here.timerShard,
+    done: `timer shard ${here.timerShard} was signalled`,
+  });
   expect(here.store.repaired).toHaveLength(1);
   await vi.waitFor(() => expect(here.store.ticks.length).toBeGreaterThan(0));
+});
+
+it('continues as a new run under load: no arm is lost, nothing is started twice', async () => {
+  const { store, ran, timers, timerShard, taskQueue, handle } = await scene({ tickMs: 20, batchSize: 5 });
+  store.placesMax = 10_000;
+  const input = { workflowId: handle.workflowId, taskQueue, args: [{ timerShard, runMs: 300 }] };
+  await client.workflow.start('TimerShard', input);
+  const runs = new Set<string>();
+  for (let n = 0; n < 20 || runs.size < 3; n += 1) {
+    store.addDue(5);
+    await timers.arm(timerShard);
+    runs.add((await handle.describe()).runId);
+  }
+  await vi.waitFor(
+    () => {
+      expect([...store.batches.values()].flatMap(({ keys }) => keys).length).toBe(store.rows.size);
+      expect(ran.length).toBe(store.batches.size);
+    },
+    { timeout: 20_000 },
+  );
+  expect(new Set(ran).size).toBe(ran.length);
 });
 
 it('ends when re-sharding has removed it, and wakes those that took over', async () => {
@@ -257,6 +280,20 @@ it('replaces a shard whose workflow task keeps failing', async () => {
   undo.push(stopSound);
   await vi.waitFor(() => expect(here.store.ticks.length).toBeGreaterThan(0), { timeout: 20_000 });
   expect((await here.handle.describe()).runId).not.toBe(runId);
+});
+
+it('replaces a shard that stays quiet though it was signalled, as one on a queue nobody serves', async () => {
+  const here = await scene();
+  const input = {
+    workflowId: here.handle.workflowId,
+    taskQueue: 'nobody-serves-it',
+    args: [{ timerShard: here.timerShard }],
+  };
+  await client.workflow.start('TimerShard', input);
+  here.store.report = { quietShards: [here.timerShard] };
+  const round = await checkLiveness(livenessDeps(here), new AbortController().signal);
+  expect(round.replaced).toEqual([here.timerShard]);
+  await vi.waitFor(() => expect(here.store.ticks.length).toBeGreaterThan(0));
 });
 
 it('leaves a sound shard alone', async () => {

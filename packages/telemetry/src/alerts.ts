@@ -198,6 +198,18 @@ export const ALERTS: readonly Alert[] = [
     fires: { series: { [series('polling.liveness.stale')]: stays(3) } },
   },
   {
+    name: 'MilkrunTriggersSilent',
+    severity: 'ticket',
+    expr: `${gauge('max', 'polling.liveness.silent')} > 10`,
+    for: '30m',
+    summary: 'Triggers that used to find something have found nothing for many of their usual gaps.',
+    meaning: 'Their polls succeed and come to nothing: perhaps nothing happened, perhaps the source changed.',
+    impact: 'If it is the source, their users miss what happens and see no error.',
+    diagnosis: ['`milkrun doctor` lists them with their usual gap. Many of one toolkit at once: its connector.'],
+    mitigation: ['Mend the connector, then `milkrun triggers rewind ID --since` finds what was missed.'],
+    fires: { series: { [series('polling.liveness.silent')]: stays(11) } },
+  },
+  {
     name: 'MilkrunPollFunctionThrottled',
     severity: 'ticket',
     expr: `${rate('polling.poll.throttles', {}, '10m')} > 1`,

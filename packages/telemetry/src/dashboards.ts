@@ -78,6 +78,7 @@ const OVERVIEW: readonly Row[] = [
       panelOf('polling.poll.polls'),
       panelOf('polling.triggers.polled'),
       panelOf('polling.liveness.stale'),
+      panelOf('polling.liveness.silent'),
     ],
   },
   {
