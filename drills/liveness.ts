@@ -45,6 +45,9 @@ interface Report {
   readonly staleTriggers: readonly Violation[];
 }
 
+/** While a worker is busy or gone nothing is named. */
+const NOTHING: Report = { violations: [], staleTriggers: [] };
+
 export const drill: Drill = {
   name: 'liveness',
   about: 'Whatever leaves a trigger without anybody to poll it is repaired, or named, within two checks.',
@@ -253,7 +256,7 @@ async function fire(rig: Rig, { kind, random, looker, dump, period }: Fault): Pr
         'the dropped triggers to be named',
         { everyMs: 1000, withinMs: (5 * INTERVAL_S + 120) * 1000 },
         async () => {
-          const { staleTriggers } = await rig.engine<Report>('/doctor');
+          const { staleTriggers } = await rig.engine<Report>('/doctor').catch(() => NOTHING);
           return staleTriggers.filter(({ triggerId }) => ids.has(triggerId ?? '')).length;
         },
         (n) => n === row?.n,

@@ -42,6 +42,8 @@ export interface ChainOutcome {
   /** A result was saved: the entry needs no other poll in this hop. */
   readonly saved: boolean;
   readonly askedSeconds: number;
+  /** The connector failed, or did not answer in time. */
+  readonly failed?: boolean;
 }
 
 const NOTHING = new Uint8Array(0);
@@ -109,6 +111,7 @@ export async function pollChain(deps: BatchDeps, input: ChainInput): Promise<Cha
         saved:
           reply.code !== 'poll.throttled' && reply.code !== 'poll.unavailable' && reply.code !== 'poll.auth_rejected',
         askedSeconds,
+        failed: reply.code === 'poll.timeout' || reply.code === 'poll.connector_error',
       };
     }
     deps.slots.answered();
@@ -194,6 +197,13 @@ export async function pollChain(deps: BatchDeps, input: ChainInput): Promise<Cha
   }
   if (saved) deps.metrics.count('polling.poll.polls', 1, { code: 'ok' });
   return { saved, askedSeconds };
+}
+
+/** Records a poll that is not made because most polls of its toolkit fail in this very step. */
+export async function skipPoll(deps: BatchDeps, input: ChainInput): Promise<ChainOutcome> {
+  deps.metrics.count('polling.poll.held');
+  await append(input, failure(input, 0, 'poll.timeout', 'not made: most polls of its toolkit fail', 0, undefined));
+  return { saved: true, askedSeconds: 0 };
 }
 
 /** Whether a connector's new version names items otherwise than the version that was used before, which may have had no name. */

@@ -276,7 +276,8 @@ const entries = {
     type: 'counter',
     unit: 'polls',
     tags: {},
-    about: 'Polls not made because another poll of the same connection had been told to stay away.',
+    about:
+      'Polls not made: another poll of the connection had been told to stay away, or most polls of the toolkit fail in this step.',
   },
   'polling.poll.gaps_suspected': {
     type: 'counter',

@@ -41,6 +41,20 @@ describe('what is planned', () => {
     expect(byTenant.get('large')).toHaveLength(100);
   });
 
+  test('a tenant with most of what is due has batches of its own, so that others are not committed with its last poll', async () => {
+    await push(db, many(90, { tenantId: 'large' }));
+    await push(db, many(5, { tenantId: 'small-1' }));
+    await push(db, many(5, { tenantId: 'small-2' }));
+    await db.sql`update polling_trigger_runs set next_poll_at = statement_timestamp()`;
+    const { planned } = await tick(db);
+    const tenants: string[][] = [];
+    for (const { batchId } of planned) {
+      const { triggers } = await db.claim({ batchId, leaseSeconds: 45, bytesMax: 1e7 });
+      tenants.push([...new Set(triggers.map((one) => one.tenantId))].toSorted());
+    }
+    expect(tenants.toSorted()).toEqual([['large'], ['small-1', 'small-2']]);
+  });
+
   test('within a tenant the longest overdue come first', async () => {
     await push(db, many(30));
     await db.sql`update polling_trigger_runs set next_poll_at = statement_timestamp() - interval '1 s' * (1 + ('x' || right(trigger_id::text, 4))::bit(16)::int)`;

@@ -14,7 +14,7 @@ import {
 } from '@milkrun/core';
 import type { BatchDeps } from '../deps.ts';
 import type { FoldedEntry } from '../fold.ts';
-import { pollChain } from '../poll-chain.ts';
+import { type ChainInput, pollChain, skipPoll } from '../poll-chain.ts';
 import type { SlotJob } from '../poll-slots.ts';
 import { readFolded } from '../read-batch.ts';
 import { authKeyOf } from '../snapshot/records.ts';
@@ -26,6 +26,8 @@ type Claimed = Extract<FoldedEntry, { state: 'claimed' }>;
 const SLICE_ROWS = 2_500;
 const SLICE_BYTES = 8 * 1024 * 1024;
 const RECHECK_MS = 5_000;
+/** As commit decides on `source_down`. */
+const DOWN_POLLS_MIN = 20;
 
 export async function poll(deps: BatchDeps, input: BatchPollerInput, context: StepContext): Promise<StepResult> {
   const budgetMs = STEP_BUDGET_SECONDS.poll * 1000;
@@ -51,6 +53,7 @@ export async function poll(deps: BatchDeps, input: BatchPollerInput, context: St
     const recheck = recheckFence(deps, running, stop.signal);
     // One failure to write results stops the step: pages that cannot be saved must not be polled for.
     let broken: unknown;
+    const tally = new ToolkitTally();
     try {
       const slices = sliceByState(ready);
       const pushed: Promise<void>[] = [];
@@ -78,7 +81,7 @@ export async function poll(deps: BatchDeps, input: BatchPollerInput, context: St
           const record = auth.get(authKeyOf(entry.trigger.tenantId, entry.trigger.connectionId));
           if (!isUsableFor(entry, record, input.retryCounter, running.now())) return;
           try {
-            const outcome = await pollChain(deps, {
+            const chain: ChainInput = {
               batchId: input.batchId,
               hop: input.retryCounter,
               attempt: context.attempt,
@@ -89,7 +92,11 @@ export async function poll(deps: BatchDeps, input: BatchPollerInput, context: St
               budgetEnd: running.budgetEnd,
               mayGoOn: () => running.mayStart(entry.trigger.triggerId),
               writer,
-            });
+            };
+            const { toolkit } = entry.trigger;
+            const isDown = tally.isDown(toolkit);
+            const outcome = isDown ? await skipPoll(deps, chain) : await pollChain(deps, chain);
+            if (!isDown) tally.count(toolkit, outcome.failed === true);
             if (outcome.saved) {
               done += 1;
               running.open = claimed.length - done;
@@ -139,6 +146,29 @@ export async function poll(deps: BatchDeps, input: BatchPollerInput, context: St
       return { started: started.done, settled: settled.done };
     }
   });
+}
+
+/**
+ * How the toolkits of one step fare. One that hangs must not keep the batch from committing what is done until each of its
+ * polls has run into its deadline: once it would be `source_down` at commit, the rest of its polls are not made.
+ */
+class ToolkitTally {
+  private readonly toolkits = new Map<string, { polls: number; failures: number }>();
+
+  count(toolkit: string, failed: boolean): void {
+    let tally = this.toolkits.get(toolkit);
+    if (tally === undefined) {
+      tally = { polls: 0, failures: 0 };
+      this.toolkits.set(toolkit, tally);
+    }
+    tally.polls += 1;
+    if (failed) tally.failures += 1;
+  }
+
+  isDown(toolkit: string): boolean {
+    const tally = this.toolkits.get(toolkit);
+    return tally !== undefined && tally.polls >= DOWN_POLLS_MIN && tally.failures * 2 > tally.polls;
+  }
 }
 
 function countdown(from: number): { readonly done: Promise<void>; readonly count: () => void } {

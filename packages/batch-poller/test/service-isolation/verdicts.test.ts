@@ -378,3 +378,20 @@ test('a connector that repeats the credentials it was given leaves nothing of th
     `${'x'.repeat(490)}[redacted]`,
   ]);
 });
+
+test('a toolkit most of whose polls fail is asked no more in this batch, charged nothing, and another one goes on', async () => {
+  scene = await openScene(db, { width: 10 });
+  const sick = new Set(await scene.primed(80, { connectionId: 'sick', toolkit: 'sick-kit', tenantId: 'tenant-s' }));
+  const well = await scene.primed(5, { connectionId: 'well' });
+  scene.source.script = ({ trigger }) => ({
+    body: sick.has(trigger.id) ? { error: { class: 'connector', message: 'it hangs' } } : { events: [], cursor: 1 },
+  });
+  await scene.makeDue();
+  const before = scene.source.calls.length;
+  await scene.round();
+  const asked = scene.source.calls.slice(before).map(({ trigger }) => trigger.id);
+  // Twenty decide, and those that were under way by then.
+  expect(asked.filter((id) => sick.has(id)).length).toBeLessThanOrEqual(20 + 10);
+  expect(asked.filter((id) => well.includes(id)).length).toBe(well.length);
+  for (const id of sick) expect(await scene.row(id)).toMatchObject({ code: 'source_down', failures: 0, leased: false });
+});

@@ -36,9 +36,10 @@ const ROOM = `room as materialized (                             -- bounded by w
 
 const PUT = `put as (
   insert into batches (batch_id, timer_shard, planned, started_at, key_shards, key_epochs, key_ids)
-  select ($3::text[])[(r.rn - 1) / $2::int + 1], $1, count(*), statement_timestamp(), array_agg(r.shard order by r.shard, r.trigger_id),
+  select ($3::text[])[(r.rn - 1) / $2::int + 1 + case when r.apart then cardinality($3::text[]) / 2 else 0 end], $1, count(*), statement_timestamp(), array_agg(r.shard order by r.shard, r.trigger_id),
     array_agg(r.lease_epoch order by r.shard, r.trigger_id), array_agg(r.trigger_id order by r.shard, r.trigger_id)
-  from ranked r where r.rn <= (select keys from room) group by (r.rn - 1) / $2::int returning batch_id, planned),
+  from (select *, big and 2 * ((m.keys + $2::int - 1) / $2::int) <= cardinality($3::text[]) as apart from ranked, room m where rn <= m.keys) r
+  group by (r.rn - 1) / $2::int, r.apart returning batch_id, planned),
 wake as (
   update timer_shards t set ticked_at = statement_timestamp(),
     wake_at = case
@@ -79,7 +80,8 @@ surplus as materialized (                                       -- claim would n
     where c.at <= statement_timestamp()) p
   where p.nth > p.per_minute),
 ready as materialized (
-  select c.shard, c.trigger_id, c.lease_epoch, c.at, row_number() over (partition by c.tenant_h order by c.at, c.trigger_id) as rank
+  select c.shard, c.trigger_id, c.lease_epoch, c.at, row_number() over (partition by c.tenant_h order by c.at, c.trigger_id) as rank,
+    count(*) over (partition by c.tenant_h) as mine             -- a tenant with over a quarter of what is due has batches of its own
   from cand c where c.at <= statement_timestamp()
     and not exists (select from planned p where p.s = c.shard and p.i = c.trigger_id and p.e = c.lease_epoch)
     and (c.shard, c.trigger_id) not in (select shard, trigger_id from surplus)),
@@ -87,9 +89,10 @@ sums as materialized (
   select count(*) as due, count(*) as at_hand, min(at) as oldest, (select min(at) from cand where at > statement_timestamp()) as next,
     ${IN_FLIGHT} from ready),
 ${ROOM},
-ranked as (
-  select r.shard, r.trigger_id, r.lease_epoch, row_number() over (order by r.rank, r.at, r.trigger_id) as rn
-  from ready r order by r.rank, r.at, r.trigger_id limit (select keys + case when may then $6::int * $2::int else 0 end from room)),
+ranked as (                                                     -- or others' polls would be committed with its last one
+  select r.shard, r.trigger_id, r.lease_epoch, row_number() over (order by r.rank, r.at, r.trigger_id) as rn,
+    r.mine * 4 > s.due and r.mine < s.due as big
+  from ready r cross join sums s order by r.rank, r.at, r.trigger_id limit (select keys + case when may then $6::int * $2::int else 0 end from room)),
 ${PUT},
 ahead as (
   insert into ranked_keys as k (timer_shard, ranked_at, due, taken, oldest, next, key_shards, key_epochs, key_ids)
@@ -115,7 +118,7 @@ kept as materialized (
 sums as materialized (select due - taken as due, n - taken as at_hand, oldest, next, ${IN_FLIGHT} from kept),
 ${ROOM},
 ranked as (
-  select r.shard, r.trigger_id, r.lease_epoch, r.rn from kept k, room m,
+  select r.shard, r.trigger_id, r.lease_epoch, r.rn, false as big from kept k, room m,
     unnest(k.key_shards[k.taken + 1 : k.taken + m.keys], k.key_ids[k.taken + 1 : k.taken + m.keys], k.key_epochs[k.taken + 1 : k.taken + m.keys])
       with ordinality as r(shard, trigger_id, lease_epoch, rn)),
 ${PUT},
