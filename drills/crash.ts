@@ -157,7 +157,7 @@ interface Crew {
 
 /** Points that a worker passes when it starts, and seldom or never again. */
 const AT_START =
-  /^(store\.(ensureTimerShards|timerShards|heartbeatWorker|liveness|repairLiveness|end:|sourceLimits|listenForLimits|keepLogDays|withTurn\.liveness)|objects\.(probe|sweep)|runner\.readFunctionTimeout|startTimers|temporal\.(list|describe|terminate))/;
+  /^(store\.(ensureTimerShards|sourceLimits|listenForLimits|keepLogDays)|objects\.(probe|sweep)|runner\.readFunctionTimeout|startTimers)/;
 
 /** Arms, brings the point about, lets the fault happen and the other worker take over. Answers what was wrong, if anything. */
 async function runTrial(crew: Crew, trial: Trial, tally: Tally): Promise<string | undefined> {
@@ -174,7 +174,6 @@ async function runTrial(crew: Crew, trial: Trial, tally: Tally): Promise<string 
         hit.resolve(member);
       } else settled.resolve();
     });
-  await prepare(crew, trial);
   let extra: Member | undefined;
   if (isAtStart) {
     extra = await site.start({ armed: [trial] });
@@ -223,36 +222,24 @@ async function stateOf({ sql }: Site): Promise<string> {
   return JSON.stringify(row);
 }
 
-/** What has to be so before the point can be reached. */
-async function prepare({ lab, site }: Crew, { point }: Trial): Promise<void> {
-  if (/iveness|store\.end:|temporal\.(list|describe|terminate)/.test(point))
-    await site.sql`delete from turns where name = 'liveness'`;
-  if (/temporal\.terminate|store\.end:/.test(point)) {
-    // A batch of the day before yesterday, whose workflow nobody has ended.
-    const old = { ...clock, now: () => clock.now() - 2 * 86_400_000 };
-    const connection = await Connection.connect({ address: lab.temporal.address });
-    try {
-      const client = new Client({ connection, namespace: site.namespace });
-      await client.workflow.start(WORKFLOWS.batchPoller, {
-        taskQueue: 'nobody-serves-this',
-        workflowId: `batch-poller:0:${uuidv7(old, rng)}`,
-        args: [],
-      });
-      await eventually(10_000, async () => {
-        for await (const _ of client.workflow.list({
-          query: `ExecutionStatus = 'Running' AND TaskQueue = 'nobody-serves-this'`,
-        }))
-          return true;
-        return false;
-      });
-    } finally {
-      await connection.close();
-    }
+/** A batch of the day before yesterday, whose workflow nobody has ended: liveness does. */
+async function abandonBatch({ lab, site }: Crew): Promise<void> {
+  const old = { ...clock, now: () => clock.now() - 2 * 86_400_000 };
+  const connection = await Connection.connect({ address: lab.temporalAddress });
+  try {
+    await new Client({ connection, namespace: site.namespace }).workflow.start(WORKFLOWS.batchPoller, {
+      taskQueue: 'nobody-serves-this',
+      workflowId: `batch-poller:0:${uuidv7(old, rng)}`,
+      args: [],
+    });
+  } finally {
+    await connection.close();
   }
 }
 
 /** New triggers go through every step; the rest is what only some points need. */
-async function stimulate({ site, members }: Crew, { point }: Trial): Promise<void> {
+async function stimulate(crew: Crew, { point }: Trial): Promise<void> {
+  const { site, members } = crew;
   const { world } = site;
   const [ask] = members as [Member];
   const ids = world.add(TRIGGER_KINDS);
@@ -269,6 +256,7 @@ async function stimulate({ site, members }: Crew, { point }: Trial): Promise<voi
   } else if (point.startsWith('store.pollAllNow')) void quietly(ask.engine('/poll-all', {}));
   else if (point.startsWith('store.clearHalts')) void quietly(ask.engine('/halts/clear', { code: 'auth.revoked' }));
   else if (point.startsWith('store.confirmMassDelete')) void quietly(ask.engine('/feed/confirm-deletes', {}));
+  else if (/temporal\.terminate|store\.end:/.test(point)) await abandonBatch(crew);
   else if (point.startsWith('store.setHold')) void quietly(ask.engine('/holds', { toolkit: 'nobody', seconds: 1 }));
   else if (point.startsWith('store.clearHold')) void quietly(ask.engine('/holds/clear', { toolkit: 'nobody' }));
   else if (point.startsWith('store.setTimerShards')) {
@@ -335,8 +323,9 @@ async function aftermath(
         return how === 0 ? undefined : `SIGTERM ended with ${how}`;
       }
       if (!isExtra && worker.isGone()) {
+        const said = worker.said();
         await replace(crew, victim);
-        return `the worker ended by itself with ${await worker.gone}`;
+        return `the worker ended by itself with ${await worker.gone}: ${said}`;
       }
       return undefined;
   }

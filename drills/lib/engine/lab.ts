@@ -8,6 +8,7 @@ import { join } from 'node:path';
 import { createDatabase, type Postgres, startPostgres, startTemporal, type Temporal } from '@milkrun/testkit';
 import { openWorkerDb } from '@milkrun/workerdb';
 import postgres from 'postgres';
+import { freePorts } from '../dev-run.ts';
 
 /**
  * What no schedule of faults may do to a row. Read by the database itself at each change, so that what an engine overwrites
@@ -58,46 +59,79 @@ create trigger drill_watch after update on polling_trigger_states for each row e
 export interface Lab {
   /** Everything of the run lies below it. */
   readonly home: string;
-  readonly temporal: Temporal;
+  /** `host:port` of Temporal. */
+  readonly temporalAddress: string;
   readonly namespaces: readonly string[];
   /** A fresh database with workerdb's schema, watched. */
   database(): Promise<string>;
-  readonly postgresUrl: string;
+  /** An immediate stop of PostgreSQL, and its next start on the same port; only of a durable lab. */
+  crashPostgres(): Promise<void>;
+  startPostgres(): Promise<void>;
+  /** SIGKILL of Temporal, and its next start on the same port; only of a durable lab. */
+  killTemporal(): Promise<void>;
+  startTemporal(): Promise<void>;
   close(): Promise<void>;
 }
 
-/** Starts both servers, for `places` engines side by side. */
-export async function startLab(places: number): Promise<Lab> {
+/**
+ * Starts both servers, for `places` engines side by side. Durable ones keep what they have acknowledged over a crash; they
+ * are this run's own in any case.
+ */
+export async function startLab(places: number, { durable = false }: { readonly durable?: boolean } = {}): Promise<Lab> {
   const home = await mkdtemp(join(tmpdir(), 'milkrun-drill-lab-'));
   await chmod(home, 0o755);
   await mkdir(join(home, 'engine'));
   const namespaces = Array.from({ length: places }, (_, n) => `drill-${n}`);
-  const postgresServer: Postgres = await startPostgres();
+  const ports = durable ? Object.values(await freePorts()).map(Number) : [];
+  const [postgresPort, temporalPort] = ports;
+  const openPostgres = (): Promise<Postgres> =>
+    startPostgres(
+      postgresPort === undefined ? {} : { durable: true, dataDir: join(home, 'postgres'), port: postgresPort },
+    );
+  const openTemporal = (): Promise<Temporal> =>
+    startTemporal({
+      own: true,
+      namespaces,
+      ...(temporalPort === undefined ? {} : { dbFilename: join(home, 'temporal', 'state.db'), port: temporalPort }),
+    });
+  let server = await openPostgres();
   let temporal: Temporal | undefined;
   try {
-    temporal = await startTemporal({ own: true, namespaces });
-    const template = await createWatched(postgresServer.url);
-    const running = temporal;
+    temporal = await openTemporal();
+    const template = await createWatched(server.url);
     return {
       home,
-      temporal: running,
+      temporalAddress: temporal.address,
       namespaces,
-      postgresUrl: postgresServer.url,
       async database() {
-        const url = await createDatabase(postgresServer.url, new URL(template).pathname.slice(1));
+        const url = await createDatabase(server.url, new URL(template).pathname.slice(1));
         // The role's settings belong to a database by its name: a copy has none of them.
         await (await openWorkerDb({ url, connections: 1 })).close();
         return url;
       },
+      async crashPostgres() {
+        await server.crash?.();
+      },
+      async startPostgres() {
+        server = await openPostgres();
+      },
+      async killTemporal() {
+        const pid = temporal?.pid;
+        if (pid !== undefined) process.kill(pid, 'SIGKILL');
+        await temporal?.stop();
+      },
+      async startTemporal() {
+        temporal = await openTemporal();
+      },
       async close() {
-        await running.stop();
-        await postgresServer.stop();
+        await temporal?.stop();
+        await server.stop();
         await rm(home, { recursive: true, force: true });
       },
     };
   } catch (error) {
     await temporal?.stop();
-    await postgresServer.stop();
+    await server.stop();
     throw error;
   }
 }

@@ -73,7 +73,7 @@ export async function openSite(
   async function start(given: Parameters<Site['start']>[0] = {}): Promise<Member> {
     const target: Record<ProxiedPart, number> = {
       postgres: Number(new URL(databaseUrl).port),
-      temporal: Number(lab.temporal.address.split(':')[1]),
+      temporal: Number(lab.temporalAddress.split(':')[1]),
       controlPlane: world.controlPlanePort,
       pollFunction: world.pollFunctionPort,
     };
@@ -100,6 +100,7 @@ export async function openSite(
         METRICS_PORT: '0',
         LEASE_TTL: `${LEASE_TTL_S}s`,
         DISPATCH_TICK: '500ms',
+        LIVENESS_EVERY: '5s',
         BATCH_SIZE: '8',
         POLL_WIDTH: '16',
         LOG_LEVEL: 'warn',

@@ -1,7 +1,7 @@
 /** One engine process of a drill: started behind proxies of its own, armed, and waited for. */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { closeSync, openSync } from 'node:fs';
+import { closeSync, openSync, readFileSync } from 'node:fs';
 import type { Readable } from 'node:stream';
 import { fileURLToPath } from 'node:url';
 import type { ArmedFault, FailpointReport } from '@milkrun/testkit';
@@ -17,6 +17,8 @@ export interface WorkerProcess {
   /** Resolves when the process is gone: its exit code, or the signal's name. */
   readonly gone: Promise<number | string>;
   isGone(): boolean;
+  /** The end of what it logged. */
+  said(): string;
   arm(fault: ArmedFault): void;
   disarm(id: number): void;
   go(id: number): void;
@@ -75,6 +77,7 @@ export function spawnWorker({ settings, logFile, armed = [], env = {} }: WorkerO
     ready,
     gone,
     isGone: () => isGone,
+    said: () => readFileSync(logFile, 'utf8').slice(-3_000),
     arm: (fault) => order({ order: 'arm', fault }),
     disarm: (id) => order({ order: 'disarm', id }),
     go: (id) => order({ order: 'go', id }),

@@ -50,6 +50,10 @@ export async function localPostgres(options: PostgresOptions): Promise<Postgres>
   return {
     url: `postgres://postgres:${password}@127.0.0.1:${port}/postgres`,
     kind: binaries.kind,
+    crash: async () => {
+      process.removeListener('exit', last);
+      await ended(server, 'SIGQUIT');
+    },
     stop: async () => {
       process.removeListener('exit', last);
       await ended(server, 'SIGINT');
@@ -216,7 +220,7 @@ async function start(
   return server;
 }
 
-async function ended(server: ChildProcess, signal: 'SIGINT'): Promise<void> {
+async function ended(server: ChildProcess, signal: 'SIGINT' | 'SIGQUIT'): Promise<void> {
   if (server.exitCode !== null || server.signalCode !== null) return;
   server.ref();
   await new Promise<void>((done) => {

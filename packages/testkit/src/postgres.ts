@@ -23,6 +23,8 @@ export interface Postgres {
   /** Which part answered; for the start-up log. */
   readonly kind: 'url' | 'container' | 'embedded' | 'system';
   stop(): Promise<void>;
+  /** Stops a server of this process as a crash would, at once and without a checkpoint; the next start recovers it. */
+  crash?(): Promise<void>;
 }
 
 /** Starts (or finds) a server. Rejects with a sentence that names what was tried. */
