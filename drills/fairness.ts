@@ -26,7 +26,7 @@ export const drill: Drill = {
     const other = Math.ceil((count - slow) / OTHERS);
     const rig = await startRig({
       workers: 0,
-      settings: { DISPATCH_TICK: '1s', POLL_WIDTH: '200' },
+      settings: { POLL_WIDTH: '200' },
       log,
       // All of the big tenant's are due at once, and again every minute; the others' come due all the time.
       fill: (sql) =>

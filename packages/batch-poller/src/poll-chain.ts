@@ -48,6 +48,7 @@ export interface ChainOutcome {
 
 const NOTHING = new Uint8Array(0);
 const REASON_CHARS_MAX = 500;
+const SKIPPED_SECONDS_MAX = 60;
 /** Loaded and used without a wait between; a chain of several pages has an index of its own. */
 const shared = new SeenIndex();
 
@@ -199,10 +200,11 @@ export async function pollChain(deps: BatchDeps, input: ChainInput): Promise<Cha
   return { saved, askedSeconds };
 }
 
-/** Records a poll that is not made because most polls of its toolkit fail in this very step. */
+/** Records a poll that is not made because most polls of its toolkit fail in this very step: it is charged nothing. */
 export async function skipPoll(deps: BatchDeps, input: ChainInput): Promise<ChainOutcome> {
   deps.metrics.count('polling.poll.held');
-  await append(input, failure(input, 0, 'poll.timeout', 'not made: most polls of its toolkit fail', 0, undefined));
+  const seconds = Math.min(SKIPPED_SECONDS_MAX, input.trigger.intervalSeconds);
+  await append(input, failure(input, 0, 'poll.rate_limited', 'not made: most polls of its toolkit fail', 0, seconds));
   return { saved: true, askedSeconds: 0 };
 }
 

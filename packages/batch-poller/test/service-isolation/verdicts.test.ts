@@ -393,5 +393,13 @@ test('a toolkit most of whose polls fail is asked no more in this batch, charged
   // Twenty decide, and those that were under way by then.
   expect(asked.filter((id) => sick.has(id)).length).toBeLessThanOrEqual(20 + 10);
   expect(asked.filter((id) => well.includes(id)).length).toBe(well.length);
-  for (const id of sick) expect(await scene.row(id)).toMatchObject({ code: 'source_down', failures: 0, leased: false });
+  const codes = new Set<unknown>();
+  for (const id of sick) {
+    const row = await scene.row(id);
+    expect(row).toMatchObject({ failures: 0, leased: false });
+    codes.add(row.code);
+  }
+  // Those that were asked say why they failed, the others that they were not asked; the toolkit is on hold for all.
+  expect(codes).toEqual(new Set(['source_down', 'poll.rate_limited']));
+  expect(await db.sql`select from source_limits where reason = 'source_down'`).toHaveLength(1);
 });

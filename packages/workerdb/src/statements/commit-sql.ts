@@ -124,13 +124,13 @@ locked as materialized (                                        -- in key order,
     t.failure_count, t.poison_count
   from (select * from d order by s, i) d
   join polling_trigger_runs t on t.shard = d.s and t.trigger_id = d.i order by t.shard, t.trigger_id for update of t),
-down as materialized (                                          -- toolkits most of whose polls failed in the last minute
+down as materialized (                                          -- toolkits most of whose polls failed in the last minute, or in this batch
   select x.toolkit_h from (
-    select toolkit_h, polls, failures from source_health
+    select toolkit_h, polls, failures, 0 as own from source_health
     where slot > floor(extract(epoch from statement_timestamp()) / 10)::bigint - 6
       and exists (select from locked where c in (42, 43))
-    union all select toolkit_h, 1, (c in (42, 43))::int from locked where mine and o <> 'release') x
-  group by 1 having sum(x.failures) * 2 > sum(x.polls) and (sum(x.polls) >= 20 or x.toolkit_h = any (array(   -- of one that is down a probe says it
+    union all select toolkit_h, 1, (c in (42, 43))::int, 1 from locked where mine and o not in ('release', 'rate_limited')) x
+  group by 1 having (sum(x.own) >= 20 and sum(x.failures * x.own) * 2 > sum(x.own)) or sum(x.failures) * 2 > sum(x.polls) and (sum(x.polls) >= 20 or x.toolkit_h = any (array(   -- of one that is down a probe says it
     select toolkit_h from source_limits where reason = 'source_down' and connection_h = 0)))),
 act as materialized (                                           -- with the batch's own: upd joins the row by its key and nothing else
   select l.*, (select batch_no from me) as batch_no, (select claimed_at from me) as claimed_at, (select now from me) as now, l.o = 'backoff' and l.c in (42, 43) and l.toolkit_h = any (array(select toolkit_h from down)) as is_down,
@@ -207,7 +207,7 @@ lim as (
 health as (
   insert into source_health as h (toolkit_h, slot, polls, failures)
   select toolkit_h, floor(extract(epoch from now) / 10)::bigint, count(*), count(*) filter (where c in (42, 43))
-  from upd where o <> 'release' group by 1, 2 order by 1, 2
+  from upd where o not in ('release', 'rate_limited') group by 1, 2 order by 1, 2
   on conflict (toolkit_h, slot) do update set polls = h.polls + excluded.polls, failures = h.failures + excluded.failures),
 hold as (
   insert into source_limits (toolkit_h, connection_h, per_minute, not_before, made_at, reason, toolkit, tenant_id, connection_id)

@@ -27,12 +27,14 @@ const IN_FLIGHT = `greatest(1, (select count(*) from workers where seen_at > sta
         and b.started_at > t.backoff_until and (expires_at > statement_timestamp() or (claimed_at is null and b.started_at > statement_timestamp() - interval '60 s'))) as probe_open`;
 
 const ROOM = `room as materialized (                             -- bounded by work, so a straggler holds one place and not a batch;
+  -- Those who are few do not wait for the places of one who is many: without room for a batch they are planned alone.
+  select case when k.whole > 0 then k.whole else least(k.keys, k.small) end as keys, may, k.whole = 0 as only_small from (
   select least(at_hand, case when k.keys >= k.due or (k.keys % $2::int) * 2 >= $2::int then k.keys   -- a small rest of it waits for places for more,
-    else k.keys - k.keys % $2::int end) as keys, may from (                              -- or one odd batch would split all that follow
-    select due, at_hand, may, case when not may then 0 else greatest(0, least(
+    else k.keys - k.keys % $2::int end) as whole, keys, small, may from (                -- or one odd batch would split all that follow
+    select due, at_hand, small, may, case when not may then 0 else greatest(0, least(
       due, 2 * $2::int * workers - open, $2::int * (16 * workers - batches),
       $2::int * case when probing then 1 else cardinality($3::text[]) end)) end as keys
-    from (select *, $4::boolean and backoff <= statement_timestamp() and not (probing and probe_open) as may from sums) s) k)`;
+    from (select *, $4::boolean and backoff <= statement_timestamp() and not (probing and probe_open) as may from sums) s) k) k)`;
 
 const PUT = `put as (
   insert into batches (batch_id, timer_shard, planned, started_at, key_shards, key_epochs, key_ids)
@@ -81,18 +83,18 @@ surplus as materialized (                                       -- claim would n
   where p.nth > p.per_minute),
 ready as materialized (
   select c.shard, c.trigger_id, c.lease_epoch, c.at, row_number() over (partition by c.tenant_h order by c.at, c.trigger_id) as rank,
-    count(*) over (partition by c.tenant_h) as mine             -- a tenant with over a quarter of what is due has batches of its own
+    count(*) over (partition by c.tenant_h) as mine, count(*) over () as total   -- a tenant with over a quarter of what is due has batches of its own
   from cand c where c.at <= statement_timestamp()
     and not exists (select from planned p where p.s = c.shard and p.i = c.trigger_id and p.e = c.lease_epoch)
     and (c.shard, c.trigger_id) not in (select shard, trigger_id from surplus)),
 sums as materialized (
-  select count(*) as due, count(*) as at_hand, min(at) as oldest, (select min(at) from cand where at > statement_timestamp()) as next,
+  select count(*) as due, count(*) as at_hand, count(*) filter (where mine * 4 <= total) as small, min(at) as oldest, (select min(at) from cand where at > statement_timestamp()) as next,
     ${IN_FLIGHT} from ready),
 ${ROOM},
 ranked as (                                                     -- or others' polls would be committed with its last one
   select r.shard, r.trigger_id, r.lease_epoch, row_number() over (order by r.rank, r.at, r.trigger_id) as rn,
-    r.mine * 4 > s.due and r.mine < s.due as big
-  from ready r cross join sums s order by r.rank, r.at, r.trigger_id limit (select keys + case when may then $6::int * $2::int else 0 end from room)),
+    r.mine * 4 > r.total and r.mine < r.total as big
+  from ready r cross join room m where not m.only_small or r.mine * 4 <= r.total order by r.rank, r.at, r.trigger_id limit (select keys + case when may then $6::int * $2::int else 0 end from room)),
 ${PUT},
 ahead as (
   insert into ranked_keys as k (timer_shard, ranked_at, due, taken, oldest, next, key_shards, key_epochs, key_ids)
@@ -115,7 +117,7 @@ kept as materialized (
   select due, taken, oldest, next, key_shards, key_epochs, key_ids, cardinality(key_ids) as n from ranked_keys
   where timer_shard = $1 and ranked_at > statement_timestamp() - interval '${RANKED_SECONDS} s' and ranked_at <= statement_timestamp()
     and taken < cardinality(key_ids) and (taken + $2::int <= cardinality(key_ids) or due = cardinality(key_ids))),
-sums as materialized (select due - taken as due, n - taken as at_hand, oldest, next, ${IN_FLIGHT} from kept),
+sums as materialized (select due - taken as due, n - taken as at_hand, 0 as small, oldest, next, ${IN_FLIGHT} from kept),
 ${ROOM},
 ranked as (
   select r.shard, r.trigger_id, r.lease_epoch, r.rn, false as big from kept k, room m,
