@@ -46,6 +46,7 @@ const GOALS = {
   walBytesPerPoll: 800,
   hotShare: 0.98,
   historyEventsPer1000Polls: 10,
+  eventLoopDelayP99Ms: 30,
 };
 
 interface Round extends WindowFigures {
@@ -264,6 +265,10 @@ function summary(measured: {
   atMost('walBytesPerPoll', headline.walBytesPerPoll, GOALS.walBytesPerPoll);
   atMost('statementsPer1000Polls', headline.statementsPer1000Polls, GOALS.statementsPer1000Polls);
   atMost('databaseCpuPerPollMicros', headline.databaseCpuPerPollMicros, GOALS.databaseCpuPerPollMicros);
+  atMost('eventLoopDelayP99Ms', headline.eventLoopDelayP99Ms, GOALS.eventLoopDelayP99Ms);
+  atLeast('seenProfile.hotShare', seen?.hotShare, GOALS.hotShare);
+  atMost('seenProfile.walBytesPerPoll', seen?.walBytesPerPoll, GOALS.walBytesPerPoll);
+  atMost('seenProfile.statementsPer1000Polls', seen?.statementsPer1000Polls, GOALS.statementsPer1000Polls);
   const events1000 = headline.historyEventsPer1000Polls;
   if (events1000 !== undefined) {
     atMost(

@@ -63,7 +63,8 @@ export async function startEngineStack(
     const origin = await originOf(upstream);
     const worker = fork(fileURLToPath(new URL('engine-process.ts', import.meta.url)), {
       env: environment({ workerdbUrl, temporal: temporal.address, upstream: origin, home }),
-      execArgv: process.env.BENCH_WORKER_NODE_ARGS?.split(' ') ?? [],
+      // What `npm run milkrun -- worker` is started with.
+      execArgv: ['--max-semi-space-size=64', ...(process.env.BENCH_WORKER_NODE_ARGS?.split(' ') ?? [])],
       stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
     });
     ends.push(() => stopWorker(worker));

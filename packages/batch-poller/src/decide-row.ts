@@ -13,7 +13,7 @@ import {
 } from '@milkrun/core';
 import { type FoldedEntry, type FoldedPage, isDelivered, undelivered } from './fold.ts';
 import { addKeys, seenAfter } from './poll-state.ts';
-import { deadLetterOf } from './snapshot/records.ts';
+import { deadLetterOf, type ResultRecord } from './snapshot/records.ts';
 
 type Polled = Extract<FoldedEntry, { state: 'polled' }>;
 type Failed = Extract<FoldedEntry, { state: 'failed' }>;
@@ -133,7 +133,9 @@ function deliveredPart(
   return {
     ...(last !== undefined && last.record.sameCursor !== true ? { cursor: last.record.cursorAfter ?? 'null' } : {}),
     ...(addKeys(counted) || rekeyed ? { seen: seenAfter(state?.seen, counted, rekeyed) } : {}),
-    ...(last?.record.versionUsed === undefined ? {} : { versionUsed: last.record.versionUsed }),
+    ...(last?.record.versionUsed === undefined || last.record.versionUsed === entry.trigger.versionUsed
+      ? {}
+      : { versionUsed: last.record.versionUsed }),
     ...(rekeyed ? { rekeyed: true } : {}),
     ...(letters.length === 0 ? {} : { deadLetters: letters }),
     ...(entry.heldTaken.length === 0 ? {} : { heldDelivered: entry.heldTaken }),
@@ -142,6 +144,19 @@ function deliveredPart(
 
 function delivered(entry: Polled, state: TriggerState | undefined): CommitRow {
   const { pages, limited } = entry.chain;
+  const [only] = pages;
+  if (pages.length === 1 && only !== undefined && limited === undefined && saysNothing(entry, only.record)) {
+    const { deduplicated, pollMs } = only.record;
+    return {
+      ...rowOf(entry.trigger),
+      outcome: 'success',
+      code: 'ok',
+      polled: true,
+      deduplicated,
+      found: deduplicated,
+      pollMs,
+    };
+  }
   const last = pages.at(-1) as FoldedPage;
   const { retryAfterSeconds } = limited ?? last.record;
   const refused = entry.deadLetters.reduce((sum, record) => sum + (record.deadLetters?.length ?? 0), 0);
@@ -162,6 +177,25 @@ function delivered(entry: Polled, state: TriggerState | undefined): CommitRow {
       : { retryAfterSeconds: Math.min(retryAfterSeconds, RETRY_AFTER_SECONDS_MAX) }),
     ...(pages.some((page) => page.record.gap === true) ? { warnings: ['gap_suspected'] } : {}),
   };
+}
+
+/** Hot path: whether a page leaves nothing to commit but that it was polled. */
+function saysNothing(entry: Polled, record: ResultRecord): boolean {
+  return (
+    record.events.length === 0 &&
+    record.newKeys === '' &&
+    record.quietKeys === undefined &&
+    record.sameCursor === true &&
+    !record.more &&
+    record.rekeys !== true &&
+    record.primeDone !== true &&
+    record.gap !== true &&
+    record.retryAfterSeconds === undefined &&
+    record.deadLetters === undefined &&
+    (record.versionUsed === undefined || record.versionUsed === entry.trigger.versionUsed) &&
+    entry.deadLetters.length === 0 &&
+    entry.heldTaken.length === 0
+  );
 }
 
 /** The last hop's parked entry: what was taken is remembered, the rest is polled again or held. */

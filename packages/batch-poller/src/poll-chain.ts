@@ -179,7 +179,7 @@ export async function pollChain(deps: BatchDeps, input: ChainInput): Promise<Cha
       newKeys: outcome.events.length === 0 ? '' : joined(outcome.events.map((event) => event.key)),
       ...(outcome.quietKeys.length === 0 ? {} : { quietKeys: joined(outcome.quietKeys) }),
       ...(fresh > 0 && overflows ? { keys: joined(chain.listing) } : {}),
-      ...cursorPart(input, answer),
+      ...cursorPart(input, answer, priming || more || added > 0 || !trigger.pollPolicy.repeatable),
       more,
       deduplicated: outcome.deduplicated,
       ...(outcome.deadLetters.length === 0 ? {} : { deadLetters: outcome.deadLetters.map(deadLetterRecordOf) }),
@@ -282,7 +282,7 @@ function emptyPage(
     ...frame(input, 0, 'ok', pollMs),
     events: [],
     newKeys: '',
-    ...cursorPart(input, answer),
+    ...cursorPart(input, answer, priming || answer.more || !input.trigger.pollPolicy.repeatable),
     more: answer.more,
     deduplicated: 0,
     ...(priming && !answer.more ? { primeDone: true } : {}),
@@ -291,9 +291,10 @@ function emptyPage(
   };
 }
 
-function cursorPart({ state }: ChainInput, { cursor }: Answer) {
+/** `isTold`: the page may be told to the control plane, with its cursor. Else an unchanged one need not be kept. */
+function cursorPart({ state }: ChainInput, { cursor }: Answer, isTold: boolean) {
   const isSame = state !== undefined && isSameCursor(state.cursor, cursor);
-  return isSame ? { cursorAfter: cursor, sameCursor: true } : { cursorAfter: cursor };
+  return isSame ? { cursorAfter: isTold ? cursor : null, sameCursor: true } : { cursorAfter: cursor };
 }
 
 function versionAndPace(answer: Answer) {

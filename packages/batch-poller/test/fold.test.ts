@@ -203,3 +203,48 @@ test('an entry without a result is free on the last hop and open before', () => 
   expect(row(fold({}))).toEqual({ kind: 'open' });
   expect(row(fold({}), true)).toEqual({ kind: 'free' });
 });
+
+describe('the hot path', () => {
+  test('a page that nothing else speaks of is folded as among records that do not count', () => {
+    for (const over of [{}, { events: eventsOf('a') }, { hop: 2, attempt: 3 }, { more: true }, { primeDone: true }]) {
+      const only = stored(resultRecord(over));
+      const stranger = stored(resultRecord({ leaseEpoch: 6 }), 'results/0.1-9');
+      expect(fold({ results: [only], hop: 2 })).toEqual(fold({ results: [only, stranger], hop: 2 }));
+    }
+    expect(fold({ results: [stored(resultRecord({ leaseEpoch: 6 }))] }).state).toBe('claimed');
+    expect(fold({ results: [stored(resultRecord({ page: 1 }))] }).state).toBe('claimed');
+  });
+
+  const empty = { sameCursor: true, deduplicated: 3 };
+
+  test('a page that leaves nothing to remember is a row that says it was polled, and no more', () => {
+    const plain = { outcome: 'success', code: 'ok', polled: true, events: 0, deduplicated: 3, found: 3, pollMs: 5 };
+    for (const over of [empty, { ...empty, versionUsed: '1' }]) {
+      const { shard, triggerId, leaseEpoch } = trigger();
+      expect(row(fold({ results: [stored(resultRecord(over))] }))).toEqual({
+        kind: 'row',
+        row: { shard, triggerId, leaseEpoch, ...plain },
+      });
+    }
+  });
+
+  test.each([
+    [{ sameCursor: false, cursorAfter: '{"n":2}' }, { cursor: '{"n":2}' }],
+    [{ quietKeys: Buffer.alloc(8, 1).toString('base64') }, { seen: new Uint8Array(8).fill(1) }],
+    [{ more: true }, { outcome: 'more' }],
+    [
+      { rekeys: true, versionUsed: '2' },
+      { rekeyed: true, versionUsed: '2' },
+    ],
+    [{ versionUsed: '2' }, { versionUsed: '2' }],
+    [{ gap: true }, { warnings: ['gap_suspected'] }],
+    [{ retryAfterSeconds: 9 }, { retryAfterSeconds: 9 }],
+    [
+      { deadLetters: [{ stage: 'poll', code: 'poll.item_invalid', reason: 'no', raw: '' }] },
+      { deadLetters: [{ reason: 'no' }] },
+    ],
+  ] as const)('and whatever else it says is committed: %j', (over, expected) => {
+    const entry = fold({ results: [stored(resultRecord({ ...empty, ...over }))] });
+    expect(row(entry)).toMatchObject({ kind: 'row', row: { deduplicated: 3, found: 3, ...expected } });
+  });
+});

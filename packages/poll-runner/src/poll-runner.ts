@@ -101,7 +101,9 @@ export function createPollRunner(options: PollRunnerOptions): LambdaPollRunner {
     if (admission === 'refuse') return unavailable('the platform is failing and gets a pause');
     const end = await call(request, path, started);
     record(end, admission === 'probe', started);
-    return replyToEnd(end, answerBytesMax);
+    const reply = replyToEnd(end, answerBytesMax);
+    if (reply.code === 'poll.throttled') metrics.count('polling.poll.throttles');
+    return reply;
   }
 
   async function call(request: PollRequest, path: string, started: number): Promise<CallEnd> {
@@ -158,11 +160,7 @@ export function createPollRunner(options: PollRunnerOptions): LambdaPollRunner {
   }
 
   return {
-    async poll(request) {
-      const reply = await poll(request);
-      if (reply.code === 'poll.throttled') metrics.count('polling.poll.throttles');
-      return reply;
-    },
+    poll,
     available: () => breaker.available(),
     inFlight: () => inFlight,
     async readFunctionTimeout(toolkit = 'toolkit') {

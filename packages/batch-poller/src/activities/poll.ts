@@ -5,23 +5,23 @@
  * Again: only entries without a result. Order: cursor and events of a page are one record, never one without the other.
  * A reply that never came is a verdict (`poll.timeout`), never an exception.
  */
-import {
-  type BatchPollerInput,
-  type ClaimedTrigger,
-  type LeasedKey,
-  STEP_BUDGET_SECONDS,
-  type TriggerState,
-} from '@milkrun/core';
+import { type BatchPollerInput, type LeasedKey, STEP_BUDGET_SECONDS, type TriggerState } from '@milkrun/core';
 import type { BatchDeps } from '../deps.ts';
 import type { FoldedEntry } from '../fold.ts';
 import { type ChainInput, pollChain, skipPoll } from '../poll-chain.ts';
 import type { SlotJob } from '../poll-slots.ts';
 import { readFolded } from '../read-batch.ts';
-import { authKeyOf } from '../snapshot/records.ts';
+import { type AuthRecord, authKeyOf } from '../snapshot/records.ts';
 import { handOver, type RunningStep, runStep, type StepContext, type StepResult } from '../step.ts';
 import { isUsableFor } from './fetch-auth.ts';
 
 type Claimed = Extract<FoldedEntry, { state: 'claimed' }>;
+
+/** An entry that may be polled, with the auth of its connection. */
+interface Ready {
+  readonly entry: Claimed;
+  readonly record: AuthRecord;
+}
 
 const SLICE_ROWS = 2_500;
 const SLICE_BYTES = 8 * 1024 * 1024;
@@ -36,14 +36,11 @@ export async function poll(deps: BatchDeps, input: BatchPollerInput, context: St
     const claimed = folded.filter(
       (entry): entry is Claimed => entry.state === 'claimed' && !running.fenced.has(entry.trigger.triggerId),
     );
-    const ready = claimed.filter((entry) =>
-      isUsableFor(
-        entry,
-        auth.get(authKeyOf(entry.trigger.tenantId, entry.trigger.connectionId)),
-        input.retryCounter,
-        running.now(),
-      ),
-    );
+    const ready: Ready[] = [];
+    for (const entry of claimed) {
+      const record = auth.get(authKeyOf(entry.trigger.tenantId, entry.trigger.connectionId));
+      if (isUsableFor(entry, record, input.retryCounter, running.now())) ready.push({ entry, record });
+    }
     running.open = claimed.length;
     const stop = new AbortController();
     const signal = AbortSignal.any([running.signal, deps.draining, stop.signal]);
@@ -74,11 +71,11 @@ export async function poll(deps: BatchDeps, input: BatchPollerInput, context: St
         next = following && statesOf(deps, following.entries);
         next?.catch(() => {});
         const queuedAt = deps.clock.monotonic();
-        const { started, settled } = pushSlice(slice.entries, (entry) => async () => {
+        const { started, settled } = pushSlice(slice.entries, async ({ entry, record }) => {
           deps.metrics.observe('polling.poll.slot_wait', (deps.clock.monotonic() - queuedAt) / 1000);
           if (signal.aborted || broken !== undefined || deps.clock.monotonic() > running.budgetEnd) return;
-          if (!(await running.mayStart(entry.trigger.triggerId))) return;
-          const record = auth.get(authKeyOf(entry.trigger.tenantId, entry.trigger.connectionId));
+          const may = running.mayStart(entry.trigger.triggerId);
+          if (!(typeof may === 'boolean' ? may : await may)) return;
           if (!isUsableFor(entry, record, input.retryCounter, running.now())) return;
           try {
             const chain: ChainInput = {
@@ -129,10 +126,10 @@ export async function poll(deps: BatchDeps, input: BatchPollerInput, context: St
     return { status: 'ok', done, left, askedSeconds };
 
     /** Queues the polls of a slice; told when each has won a slot, and when each has ended. Both also when the step aborts. */
-    function pushSlice(entries: readonly Claimed[], work: (entry: Claimed) => () => Promise<void>) {
+    function pushSlice(entries: readonly Ready[], work: (ready: Ready) => Promise<void>) {
       const started = countdown(entries.length);
       const settled = countdown(entries.length);
-      const jobs = entries.map((entry) => new PollJob(entry.trigger, work(entry), started.count, settled.count));
+      const jobs = entries.map((entry) => new PollJob(entry, work, started.count, settled.count));
       const drop = (): void => {
         const own = new Set<SlotJob>(jobs);
         const taken = deps.slots.withdraw((job) => own.has(job));
@@ -184,24 +181,26 @@ function countdown(from: number): { readonly done: Promise<void>; readonly count
 class PollJob implements SlotJob {
   readonly toolkit: string;
   readonly tenantId: string;
-  private readonly work: () => Promise<void>;
+  private readonly ready: Ready;
+  private readonly work: (ready: Ready) => Promise<void>;
   private readonly started: () => void;
   private readonly settled: () => void;
-  constructor(
-    { toolkit, tenantId }: ClaimedTrigger,
-    work: () => Promise<void>,
-    started: () => void,
-    settled: () => void,
-  ) {
+  constructor(ready: Ready, work: (ready: Ready) => Promise<void>, started: () => void, settled: () => void) {
+    const { toolkit, tenantId } = ready.entry.trigger;
     this.toolkit = toolkit;
     this.tenantId = tenantId;
+    this.ready = ready;
     this.work = work;
     this.started = started;
     this.settled = settled;
   }
-  run(): Promise<void> {
+  async run(): Promise<void> {
     this.started();
-    return this.work().finally(this.settled);
+    try {
+      await this.work(this.ready);
+    } finally {
+      this.settled();
+    }
   }
 }
 
@@ -220,29 +219,29 @@ async function recheckFence(deps: BatchDeps, running: RunningStep, stop: AbortSi
 }
 
 interface Slice {
-  readonly entries: Claimed[];
+  readonly entries: Ready[];
   /** Of state, as claim answered it. */
   bytes: number;
 }
 
 /** Slices of ≤ 2,500 rows and ≤ 8 MiB of state. */
-function sliceByState(entries: readonly Claimed[]): Slice[] {
+function sliceByState(all: readonly Ready[]): Slice[] {
   const slices: Slice[] = [];
   let slice: Slice | undefined;
-  for (const entry of entries) {
-    const { stateBytes } = entry.trigger;
+  for (const ready of all) {
+    const { stateBytes } = ready.entry.trigger;
     if (slice === undefined || slice.entries.length >= SLICE_ROWS || slice.bytes + stateBytes > SLICE_BYTES) {
       slice = { entries: [], bytes: 0 };
       slices.push(slice);
     }
-    slice.entries.push(entry);
+    slice.entries.push(ready);
     slice.bytes += stateBytes;
   }
   return slices;
 }
 
-async function statesOf(deps: BatchDeps, entries: readonly Claimed[]): Promise<ReadonlyMap<string, TriggerState>> {
-  const keys: LeasedKey[] = entries.map(({ trigger }) => ({
+async function statesOf(deps: BatchDeps, entries: readonly Ready[]): Promise<ReadonlyMap<string, TriggerState>> {
+  const keys: LeasedKey[] = entries.map(({ entry: { trigger } }) => ({
     shard: trigger.shard,
     triggerId: trigger.triggerId,
     leaseEpoch: trigger.leaseEpoch,

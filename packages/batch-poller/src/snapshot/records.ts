@@ -48,7 +48,7 @@ export interface ResultRecord extends Origin {
   readonly newKeys: string;
   /** base64 of hashes to remember without an event: primed and bad items. */
   readonly quietKeys?: string;
-  /** JSON text of the cursor after this page. */
+  /** JSON text of the cursor after this page; left out, as null, where `sameCursor` says it and nobody is told of it. */
   readonly cursorAfter: string | null;
   /** The cursor is the one workerdb holds: there is nothing to write. */
   readonly sameCursor?: boolean;
@@ -100,7 +100,7 @@ export interface VerdictRecord {
 
 /** Key of `readAuth`'s map: no two pairs share one. */
 export function authKeyOf(tenantId: string, connectionId: string): string {
-  return JSON.stringify([tenantId, connectionId]);
+  return `${tenantId.length} ${tenantId}${connectionId}`;
 }
 
 /** A dead letter for a record. */

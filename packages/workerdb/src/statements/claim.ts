@@ -72,7 +72,7 @@ export async function claimPlannedKeys(
     await tx.unsafe(LOCK, [input.batchId], { prepare: true });
     return tx.unsafe<ClaimedRow[]>(CLAIM, [input.batchId, input.leaseSeconds, input.bytesMax], { prepare: true });
   });
-  if (rows.length > 0) return { status: 'claimed', triggers: rows.map(claimedOf) };
+  if (rows.length > 0) return { status: 'claimed', triggers: claimedOf(rows) };
   const owned = await ownedTriggers(sql, input.batchId);
   return owned === undefined ? { status: 'ended', triggers: [] } : { status: 'again', triggers: owned };
 }

@@ -17,7 +17,7 @@ const LIVE = `select from batches where batch_id = $1 and claimed_at is not null
 /** Undefined when the batch is over. */
 export async function ownedTriggers(sql: Sql, batchId: string): Promise<readonly ClaimedTrigger[] | undefined> {
   const rows = await sql.unsafe<ClaimedRow[]>(OWNED, [batchId], { prepare: true });
-  if (rows.length > 0) return rows.map(claimedOf);
+  if (rows.length > 0) return claimedOf(rows);
   const live = await sql.unsafe(LIVE, [batchId], { prepare: true });
   return live.length > 0 ? [] : undefined;
 }
