@@ -66,9 +66,8 @@ export async function freePorts(): Promise<Record<string, string>> {
 export async function startDev({ home, settings, fleet = 0, log }: DevOptions): Promise<DevRun> {
   const startedAt = performance.now();
   const seconds = (): number => (performance.now() - startedAt) / 1000;
-  const inherited = Object.entries(process.env).filter(([name]) => !SETTINGS.test(name));
   const child = spawn(process.execPath, [MAIN, 'dev', '--fleet', String(fleet)], {
-    env: { ...Object.fromEntries(inherited), TEMPORAL_CONFIG_FILE: '', MILKRUN_HOME: home, ...settings },
+    env: { ...inherited(), TEMPORAL_CONFIG_FILE: '', MILKRUN_HOME: home, ...settings },
     stdio: ['ignore', 'ignore', 'pipe'],
   });
   let said = '';
@@ -118,6 +117,11 @@ export async function startDev({ home, settings, fleet = 0, log }: DevOptions): 
       return code;
     },
   };
+}
+
+/** Our own environment without settings of Milkrun's. */
+export function inherited(): NodeJS.ProcessEnv {
+  return Object.fromEntries(Object.entries(process.env).filter(([name]) => !SETTINGS.test(name)));
 }
 
 /** Asks again until the answer is true; rejects when it has not become so in time. */
