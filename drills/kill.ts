@@ -137,9 +137,16 @@ async function takenOver(run: DevRun, report: (problem: string) => void): Promis
 /** What is stored against what the provider had; answers how many items were checked. */
 async function compare(run: DevRun, { phases, sinceMs }: Fleet, report: (problem: string) => void): Promise<number> {
   const toMs = Date.now();
-  // The commit of a first round may be of a poll that had asked before; that of the next one cannot.
-  await takenOver(run, report);
-  await takenOver(run, report);
+  const wanted = [...phases].map(([triggerId, phase]) => {
+    return { triggerId, phase, ...syntheticSlots(RATE_PER_MINUTE, sinceMs, toMs, phase) };
+  });
+  // What a cursor has passed must be stored; what it has not is not lost but not polled yet, whatever was committed since.
+  let behind = wanted;
+  await until('every cursor to pass the last item', TAKE_OVER_S_MAX * 1000, async () => {
+    const slots = await Promise.all(behind.map(({ triggerId }) => slotOf(run, triggerId)));
+    behind = behind.filter(({ last }, n) => (slots[n] as number) < last);
+    return behind.length === 0;
+  }).catch((error: Error) => report(`${error.message}: ${behind.length} triggers are behind`));
   const { undelivered } = await figuresOf(run);
   if (undelivered !== 0) report(`${undelivered} events are not delivered`);
   const stored = new Map<string, number>();
@@ -157,8 +164,7 @@ async function compare(run: DevRun, { phases, sinceMs }: Fleet, report: (problem
   }
   for (const [item, times] of stored) if (times > 1) report(`${item} is stored ${times} times`);
   let checked = 0;
-  for (const [triggerId, phase] of phases) {
-    const { first, last } = syntheticSlots(RATE_PER_MINUTE, sinceMs, toMs, phase);
+  for (const { triggerId, phase, first, last } of wanted) {
     for (let slot = first; slot <= last; slot += 1) {
       checked += 1;
       if (stored.has(`${triggerId} ${syntheticKey(slot)}`)) continue;
@@ -167,6 +173,12 @@ async function compare(run: DevRun, { phases, sinceMs }: Fleet, report: (problem
     }
   }
   return checked;
+}
+
+/** The last slot that the trigger's cursor has passed. */
+async function slotOf(run: DevRun, triggerId: string): Promise<number> {
+  const { cursor } = await run.engine<{ cursor: { slot: number } | null }>(`/triggers/${triggerId}`);
+  return cursor?.slot ?? Number.NEGATIVE_INFINITY;
 }
 
 function figuresOf(run: DevRun, since?: string): Promise<Figures> {
