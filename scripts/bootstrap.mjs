@@ -72,12 +72,14 @@ function findNode() {
 
 /**
  * Makes everything ready; does nothing that an earlier run has done. Progress goes to stderr, with times.
- * @param {string[]} names tools wanted, of `TOOLS`
- * @param {{ ownServer?: boolean, optional?: boolean }} [options] `ownServer`: a binary is needed even when the
- *   environment names a running server; `optional`: a tool that cannot be had is reported, not an error
+ * @param {string[]} needed tools wanted, of `TOOLS`
+ * @param {{ ownServer?: boolean, optional?: boolean, extras?: string[] }} [options] `ownServer`: a binary is needed
+ *   even when the environment names a running server; `optional`: a tool that cannot be had is reported, not an error;
+ *   `extras`: further tools, of which the same holds always
  * @returns {Promise<{ node: string, env: NodeJS.ProcessEnv }>}
  */
-export async function bootstrap(names, { ownServer = false, optional = false } = {}) {
+export async function bootstrap(needed, { ownServer = false, optional = false, extras = [] } = {}) {
+  const names = [...needed, ...extras];
   if (!atLeast(process.version, [20])) {
     throw new Error(`Milkrun needs Node 20 or newer to start, and this is ${process.version}. See https://nodejs.org`);
   }
@@ -105,7 +107,7 @@ export async function bootstrap(names, { ownServer = false, optional = false } =
           try {
             await fetchTool(name, { root, tools, node: findNode(), log });
           } catch (error) {
-            if (!optional) throw error;
+            if (!optional && !extras.includes(name)) throw error;
             missing.add(name);
             log(/** @type {Error} */ (error).message);
           }

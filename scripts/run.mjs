@@ -6,10 +6,10 @@ import { exe, runInOurPlace } from './lib/process.mjs';
 
 /** What each script needs beside packages. Tests, drills and benches break servers, so they never use a given one. */
 const NEEDS = {
-  start: { tools: ['temporal'] },
-  test: { tools: ['temporal'], ownServer: true, optional: true },
+  start: { tools: ['temporal'], extras: ['nats-server'] },
+  test: { tools: ['temporal', 'nats-server'], ownServer: true, optional: true },
   'test:service-isolation': { tools: ['temporal'], ownServer: true, optional: true },
-  drill: { tools: ['temporal'], ownServer: true },
+  drill: { tools: ['temporal'], extras: ['nats-server'], ownServer: true },
   bench: { tools: ['temporal'], ownServer: true },
 };
 

@@ -18,6 +18,8 @@ export interface ApiConfig {
   readonly engineUrl?: string | undefined;
   readonly enginePort?: number;
   readonly engineKey?: Secret | undefined;
+  /** Set: every event is published. */
+  readonly natsUrl?: Secret | undefined;
   /** The first API key (MILKRUN_KEY): made at start with every scope, for the tenant `default`. */
   readonly apiKey?: Secret | undefined;
 }
@@ -58,6 +60,7 @@ export async function startApi({
     rng,
     log,
     migrate,
+    publishEvents: config.natsUrl !== undefined,
   });
   const closing = new AbortController();
   const engineUrl = config.engineUrl ?? (config.enginePort ? `http://127.0.0.1:${config.enginePort}` : undefined);

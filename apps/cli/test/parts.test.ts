@@ -49,6 +49,7 @@ test('the control plane takes the first data once, and client commands work on i
     workerdbUrl: addresses.workerdb as string,
     registrydbUrl: addresses.registrydb as string,
     temporalAddress: addresses.temporal as string,
+    natsUrl: addresses.nats ?? '',
   });
   const api = await start('api', ['api'], env);
   const url = api.ready.addresses.api as string;

@@ -9,6 +9,7 @@ import { fileURLToPath } from 'node:url';
 import {
   ACTIVITY_ID,
   ACTIVITY_QUEUES,
+  createRouter,
   createRunSteps,
   createSchedules,
   createTaskSteps,
@@ -17,12 +18,21 @@ import {
   type SyncResult,
 } from '@milkrun/activity-core';
 import type { Config } from '@milkrun/config';
-import { systemClock as clock, type Log, noLog, noMetrics, systemRng as rng, type Secret } from '@milkrun/core';
+import {
+  systemClock as clock,
+  type Log,
+  noLog,
+  noMetrics,
+  type OutboxEvent,
+  systemRng as rng,
+  type Secret,
+} from '@milkrun/core';
 import { createLoop } from '@milkrun/dispatch';
 import { openActivities } from '@milkrun/registrydb';
 import type { TelemetryMetrics } from '@milkrun/telemetry';
 import { bundleWorkflows, createWorkerHost, installTemporalRuntime, temporalConnection } from '@milkrun/worker-host';
 import { Client, Connection } from '@temporalio/client';
+import { type Bus, openBus } from './jetstream.ts';
 import { createOutbound } from './outbound.ts';
 import { createSqlReader } from './sql-reader.ts';
 
@@ -43,6 +53,9 @@ export interface RunningOrchestrator {
 }
 
 const RECONCILE_MS = 60_000;
+const OUTBOX_AT_ONCE = 500;
+/** Whose events are those that name no tenant. */
+const DEFAULT_TENANT = 'default';
 const COMMANDS_MS = 1_000;
 const GRACE_MS = 5_000;
 const FORCE_MS = 10_000;
@@ -58,7 +71,7 @@ export async function startOrchestrator({
   const sdkMetrics = `127.0.0.1:${await freePort()}`;
   installTemporalRuntime({ log, metricsAddress: sdkMetrics });
   const url = required(config.registrydbUrl, 'REGISTRYDB_URL').reveal();
-  const registry = await openActivities({ url, migrate });
+  const registry = await openActivities({ url, clock, rng, migrate });
   const connection = Connection.lazy(config.temporal.connectionOptions as object);
   const client = new Client({ connection, namespace: config.temporal.namespace });
   const http = createOutbound(listIn(config.outboundAllow));
@@ -66,6 +79,10 @@ export async function startOrchestrator({
   const store = registry.activitySchedules;
   const deps = { store: registry.activityRuns, client, http, sql, clock, rng, log, metrics };
   const schedules = createSchedules({ store, client, clock, log, metrics });
+  const events = registry.activityRouter;
+  const router = createRouter({ store: events, client, log, metrics });
+
+  let bus: Bus | undefined;
 
   const failure = Promise.withResolvers<never>();
   failure.promise.catch(() => {});
@@ -103,6 +120,26 @@ export async function startOrchestrator({
       return undefined;
     },
   });
+  /** Without a bus the outbox feeds the router directly; with one it feeds the bus. */
+  const outbox = createLoop({
+    name: 'activity-outbox',
+    clock,
+    log,
+    everyMs: 0,
+    async round(signal) {
+      const woken = wake;
+      const sent = await events.drainOutbox(
+        (event) => (bus === undefined ? routeDirectly(event) : bus.publish(event)),
+        OUTBOX_AT_ONCE,
+      );
+      if (sent < OUTBOX_AT_ONCE) await Promise.race([woken.promise, clock.sleep(COMMANDS_MS, signal)]);
+      return undefined;
+    },
+  });
+  const routeDirectly = async ({ tenantId, record }: OutboxEvent): Promise<void> => {
+    const raw = Buffer.from(record);
+    await router.route({ tenantId, origin: originOf(record), raw, headers: {}, streamSeq: null, tries: 1 });
+  };
   const reconcile = createLoop({
     name: 'activity-schedules',
     clock,
@@ -126,6 +163,10 @@ export async function startOrchestrator({
     const shared = { workflowBundle: { codePath } };
     await host.start(ACTIVITY_QUEUES.runs, { ...shared, activities: { ...createRunSteps(deps) } });
     await host.start(ACTIVITY_QUEUES.tasks, { ...shared, activities: { ...createTaskSteps(deps) } });
+    if (config.natsUrl !== undefined) {
+      const url = config.natsUrl;
+      bus = await openBus({ url, router, store: events, clock, rng, log, metrics, defaultTenant: DEFAULT_TENANT });
+    }
   })();
   const unlisten = await store.listen((activityId) => {
     if (activityId !== null) changed.add(activityId);
@@ -138,11 +179,14 @@ export async function startOrchestrator({
     await closeAll();
     throw error;
   }
+  if (config.natsUrl === undefined) log.info({}, 'bus.none_the_outbox_feeds_the_router');
+  outbox.start();
   commands.start();
   reconcile.start();
 
   async function closeAll(): Promise<void> {
-    await Promise.all([commands.stop(), reconcile.stop()]);
+    await Promise.all([commands.stop(), reconcile.stop(), outbox.stop()]);
+    await bus?.close();
     await host.stopAll();
     await unlisten();
     await Promise.all([http.close(), sql.close(), connection.close()]);
@@ -164,7 +208,7 @@ export async function startOrchestrator({
 /** `milkrun activities sync`: one pass, orphans included at once. */
 export async function syncSchedulesOnce(config: Config, dryRun: boolean): Promise<SyncResult> {
   const url = required(config.registrydbUrl, 'REGISTRYDB_URL').reveal();
-  const registry = await openActivities({ url, migrate: false });
+  const registry = await openActivities({ url, clock, rng, migrate: false });
   const connection = Connection.lazy(config.temporal.connectionOptions as object);
   try {
     const client = new Client({ connection, namespace: config.temporal.namespace });
@@ -186,6 +230,8 @@ async function ensureSearchAttribute(connection: Connection, namespace: string):
     if ((error as { code?: number }).code !== ALREADY_EXISTS) throw error;
   }
 }
+
+const originOf = (record: string): 'poll' | 'task' => (record.includes('"triggerid"') ? 'poll' : 'task');
 
 const listIn = (text: string | undefined): string[] =>
   (text ?? '').split(',').flatMap((entry) => (entry.trim() === '' ? [] : [entry.trim()]));

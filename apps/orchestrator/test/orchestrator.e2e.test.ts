@@ -164,6 +164,31 @@ test('A58: a person completes a task through the API and the run goes on', async
   expect(await resultOf(workflow_id)).toMatchObject({ status: 'succeeded' });
 }, 60_000);
 
+test('A41: an event by HTTP starts what waits for it, and a task that emits one starts the next', async () => {
+  const waits = (type: string) => [{ event: { type, filters: { n: 1 } } }];
+  const emit = { type: 'event', params: { type: 'second.step', data: { n: '${event.data.n}' } } };
+  await call('POST', '/activity-definitions', { slug: 'first', on: waits('first.step'), rules: rules(emit) });
+  const second = await call('POST', '/activity-definitions', {
+    slug: 'second',
+    on: waits('second.step'),
+    rules: rules({ type: 'noop' }),
+  });
+  const event = { specversion: '1.0', id: 'e1', source: '/test', type: 'first.step', data: { n: 1 } };
+  for (let n = 0; n < 2; n += 1) await call('POST', '/activity-events', { events: [event] });
+  await vi.waitFor(async () => {
+    const { items } = await call('GET', `/activity-runs?activity_id=${second.id}`);
+    expect(items).toMatchObject([{ status: 'succeeded', origin: 'event' }]);
+    expect((await call('GET', `/activity-runs/${items[0].run_id}`)).event).toMatchObject({
+      causationid: 'e1',
+      hops: 1,
+      data: { n: 1 },
+    });
+  }, within);
+  expect((await call('POST', '/activity-events', { events: [{ ...event, type: 'Not A Type' }] })).errors[0].path).toBe(
+    'events[0].type',
+  );
+}, 60_000);
+
 test('A82: metrics of the product and of the SDK are there to be scraped', async () => {
   expect(await orchestrator.metricsSources[0]?.()).toContain('temporal_');
   expect(await metrics.exposition()).toContain('activity_runs_closed_total{status="succeeded"}');

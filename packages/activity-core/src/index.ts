@@ -36,9 +36,11 @@ export {
 export { compileMatcher, type Matcher, type MatchResult } from './match.ts';
 export { decideTick, type MisfirePolicy, type TickDecision, type TickInput, type TickWindow } from './misfire.ts';
 export { ACTIVITY_ID, ACTIVITY_QUEUES, ACTIVITY_WORKFLOWS } from './names.ts';
+export { natsHeadersOf } from './nats-binding.ts';
 export { decideOpen } from './open-run.ts';
 export { type Plan, PlanFailed, type PlannedTask, type PlanRoots, planTasks, TASKS_MAX } from './plan.ts';
 export { type Problem, Refused } from './problem.ts';
+export { createRouter, type Delivery, type Routed, type Router, type RouterDeps } from './router.ts';
 export type { RunResult, RunSteps, RunTrigger, TaskSteps } from './run-types.ts';
 export {
   createSchedules,

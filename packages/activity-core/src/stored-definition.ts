@@ -19,13 +19,16 @@ export interface StoredDefinition {
   readonly fingerprint: string;
   /** Expression and zone, or the instant: when it changes, no past is run under the new one. */
   readonly timeKey: string | null;
+  /** Types of the events it waits for. */
+  readonly eventTypes: readonly string[];
 }
 
 export function storedDefinitionOf(definition: ActivityDefinition): StoredDefinition {
   const { enabled: _, ...rest } = definition;
   const cron = cronEntryOf(definition);
   const at = atEntryOf(definition);
-  const [event] = eventEntriesOf(definition);
+  const events = eventEntriesOf(definition);
+  const [event] = events;
   const triggerType = cron !== undefined ? 'cron' : at !== undefined ? 'at' : event !== undefined ? 'event' : 'manual';
   return {
     slug: definition.slug,
@@ -39,5 +42,6 @@ export function storedDefinitionOf(definition: ActivityDefinition): StoredDefini
     spec: JSON.stringify(definition),
     fingerprint: hash('sha256', canonicalJson(rest), 'hex'),
     timeKey: cron !== undefined ? `cron ${cron.timezone} ${cron.cron}` : at !== undefined ? `at ${at.at}` : null,
+    eventTypes: [...new Set(events.map((entry) => entry.event.type))],
   };
 }

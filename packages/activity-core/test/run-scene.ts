@@ -132,6 +132,8 @@ async function openScene({ client, registry, sql, queues, options }: Parts) {
     asked,
     origin,
     defined,
+    update: (id: string, definition: DefinitionInput) =>
+      registry.activities.update(actor, id, storedDefinitionOf(parseDefinition(definition))),
     queues,
     async define(definition: DefinitionInput) {
       const view = await registry.activities.create(actor, storedDefinitionOf(parseDefinition(definition)));

@@ -91,6 +91,7 @@ export { noLog, noMetrics } from './ports/metrics.ts';
 export { type ObjectStore, ObjectStoreUnavailable, ObjectTooLarge } from './ports/object-store.ts';
 export type { PolledItem, PollPage, PollReply, PollRequest, PollRunner } from './ports/poll-runner.ts';
 export type { Rng } from './ports/rng.ts';
+export type { Candidate, DeadLetterInput, MatchNote, OutboxEvent, RouterStore } from './ports/router-store.ts';
 export type { ActivityCommand, ScheduledActivity, ScheduleStore, StartCommand } from './ports/schedule-store.ts';
 export type { TimerManager } from './ports/timer-manager.ts';
 export { secretsOf, withoutSecrets } from './scrub.ts';

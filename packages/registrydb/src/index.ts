@@ -5,6 +5,7 @@ export type {
   DefinitionWrite,
   VersionView,
 } from './activities/definitions.ts';
+export type { DeadLetterView, EventDesk } from './activities/routing.ts';
 export type { ActivityOperations, JsonRow } from './activities/views.ts';
 export type { AuditEntry } from './audit.ts';
 export type { AuthAnswer, ConnectionPatch, Connections, ConnectionView, Credentials } from './connections.ts';

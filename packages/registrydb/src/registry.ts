@@ -1,9 +1,18 @@
 /** registrydb as one thing: opened once by the API, closed at its end. */
 import { join } from 'node:path';
-import { type ActivityStore, type Clock, type Log, noLog, type Rng, type ScheduleStore } from '@milkrun/core';
+import {
+  type ActivityStore,
+  type Clock,
+  type Log,
+  noLog,
+  type Rng,
+  type RouterStore,
+  type ScheduleStore,
+} from '@milkrun/core';
 import { createMigrator } from '@milkrun/migrator';
 import { sql } from 'drizzle-orm';
 import { type Activities, createActivities } from './activities/definitions.ts';
+import { createEventDesk, createRouterStore, type EventDesk } from './activities/routing.ts';
 import { createRunStore } from './activities/runs.ts';
 import { createScheduleStore } from './activities/scheduling.ts';
 import { createTaskStore } from './activities/tasks.ts';
@@ -30,6 +39,8 @@ export interface RegistryOptions {
   readonly log?: Log;
   /** False: refuse a schema that is not up to date instead of migrating it. Default true. */
   readonly migrate?: boolean;
+  /** True: every stored event goes to the outbox, for a bus; else those alone that activities wait for. */
+  readonly publishEvents?: boolean;
   /** Connections of the pool; default 16. */
   readonly connections?: number;
 }
@@ -44,6 +55,8 @@ export interface Registry {
   readonly activityRuns: ActivityStore;
   readonly activitySchedules: ScheduleStore;
   readonly activityOperations: ActivityOperations;
+  readonly activityRouter: RouterStore;
+  readonly eventDesk: EventDesk;
   readonly events: Events;
   readonly idempotency: Idempotency;
   storeState(input: IncomingState): Promise<StoredState>;
@@ -85,10 +98,12 @@ export async function openRegistry(options: RegistryOptions): Promise<Registry> 
     activities: createActivities(store, clock, rng),
     activitySchedules: createScheduleStore(store),
     activityOperations: createActivityOperations(store),
+    activityRouter: createRouterStore(store, clock, rng),
+    eventDesk: createEventDesk(store),
     activityRuns: { ...createRunStore(store), ...createTaskStore(store) },
     events: createEvents(store),
     idempotency: createIdempotency(store),
-    storeState: createStateWriter(store),
+    storeState: createStateWriter(store, options.publishEvents ?? false),
     audit: (tenantId, filter) => listAudit(store.db, tenantId, filter),
     purge: (days = { events: 90, tombstones: 30 }) => purge(store, days),
     async figures(tenantId) {
@@ -111,14 +126,17 @@ export async function openRegistry(options: RegistryOptions): Promise<Registry> 
 export interface ActivityRegistry {
   readonly activityRuns: ActivityStore;
   readonly activitySchedules: ScheduleStore;
+  readonly activityRouter: RouterStore;
   close(): Promise<void>;
 }
 
 /** Opens registrydb for the orchestrator. Throws SchemaMismatch or the driver's error. */
 export async function openActivities({
   url,
+  clock,
+  rng,
   migrate,
-}: Pick<RegistryOptions, 'url' | 'migrate'>): Promise<ActivityRegistry> {
+}: Pick<RegistryOptions, 'url' | 'clock' | 'rng' | 'migrate'>): Promise<ActivityRegistry> {
   const store = openStore({ url, connections: undefined });
   try {
     if (migrate === false) await registryMigrator.assertMigrated(store.sql);
@@ -129,6 +147,7 @@ export async function openActivities({
   }
   return {
     activitySchedules: createScheduleStore(store),
+    activityRouter: createRouterStore(store, clock, rng),
     activityRuns: { ...createRunStore(store), ...createTaskStore(store) },
     async close() {
       await store.sql.end({ timeout: 5 });

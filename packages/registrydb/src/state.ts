@@ -1,5 +1,6 @@
 /** `/state`: what the engine delivers and reports, stored in one statement a call. */
 import { sql } from 'drizzle-orm';
+import { notifyActivities } from './activities/scheduling.ts';
 import type { Store } from './database.ts';
 
 export interface IncomingEvent {
@@ -41,10 +42,10 @@ export interface StoredState {
  * Stores events once by id, keeps each trigger's last state, marks it primed, and files lifecycle records. Repeats
  * change nothing. Rows are written in order of their keys, so that two calls with the same rows do not deadlock.
  */
-export function createStateWriter({ transact }: Store) {
+export function createStateWriter({ transact }: Store, publishAll: boolean) {
   return (input: IncomingState): Promise<StoredState> =>
     transact(async (tx) => {
-      const rows = await tx.execute<{ id: string; stored: string }>(sql`
+      const rows = await tx.execute<{ id: string; stored: string; published: string }>(sql`
         with given as materialized (
           select id, state, v from json_to_recordset(${JSON.stringify(input.triggers.map(({ triggerId: id, pollState: state, configVersion: v }) => ({ id, state, v })))}::text::json)
             as g(id uuid, state text, v bigint)),
@@ -58,6 +59,17 @@ export function createStateWriter({ transact }: Store) {
           join known k on k.id = e."triggerId"
           order by e."eventId"
           on conflict (event_id) do nothing
+          returning tenant_id, trigger_id, event_id, type, record),
+        published as (
+          -- For activities that wait for them; the key is that of eventKeyOf in activity-core.
+          insert into activity_outbox (tenant_id, key, record)
+          select s.tenant_id, substr(encode(sha256(convert_to(octet_length(x.source)::text || ':' || x.source || s.event_id,
+            'UTF8')), 'hex'), 1, 32), s.record
+          from stored s, lateral (select '/triggers/' || s.trigger_id as source) x
+          where ${publishAll}::boolean or exists (select 1 from activity_definitions d where d.tenant_id = s.tenant_id
+            and d.deleted_at is null and d.event_types @> array[s.type])
+          order by s.event_id
+          on conflict (tenant_id, key) do nothing
           returning 1),
         states as (
           insert into poll_states (trigger_id, primed, poll_state, config_version, updated_at)
@@ -76,7 +88,9 @@ export function createStateWriter({ transact }: Store) {
             as l("triggerId" uuid, at timestamptz, state text, code text, "configVersion" bigint)
           order by 1, 2, 3, 4
           on conflict do nothing)
-        select k.id::text as id, (select count(*) from stored) as stored from known k`);
+        select k.id::text as id, (select count(*) from stored) as stored, (select count(*) from published) as published
+        from known k`);
+      if (Number(rows[0]?.published ?? 0) > 0) await notifyActivities(tx);
       return { known: new Set(rows.map(({ id }) => id)), stored: Number(rows[0]?.stored ?? 0) };
     });
 }

@@ -1,8 +1,9 @@
 /** Definitions and versions of activities: what is written, what stays, and what moves the mark of covered ticks. */
 
+import { hash } from 'node:crypto';
 import type { DefinitionWrite } from '@milkrun/registrydb';
 import { expect, it } from 'vitest';
-import { openTestRegistry } from './registry.ts';
+import { incoming, openTestRegistry } from './registry.ts';
 
 const write = (over: Partial<DefinitionWrite> = {}): DefinitionWrite => {
   const spec = over.spec ?? '{"slug":"a","rules":[],"big":12345678901234567890}';
@@ -18,6 +19,7 @@ const write = (over: Partial<DefinitionWrite> = {}): DefinitionWrite => {
     spec,
     fingerprint: spec,
     timeKey: 'cron UTC * * * * *',
+    eventTypes: [],
     ...over,
   };
 };
@@ -123,4 +125,26 @@ it('A85: every write leaves who, what and why', async () => {
   ]);
   const [published] = await test.sql`select detail from audit where action = 'published' and object_id = ${id}`;
   expect(JSON.parse(published?.detail)).toMatchObject({ version: 2, changed: ['big', 'rules'] });
+});
+
+it('events of poll triggers go to the outbox, once, where an activity of their tenant waits for their type', async () => {
+  await using test = await openTestRegistry();
+  const { id: triggerId } = await test.create();
+  const store = (key: string) =>
+    test.registry.storeState({
+      triggers: [{ triggerId, pollState: null }],
+      events: [incoming(triggerId, key)],
+      lifecycle: [],
+    });
+  await store('a');
+  expect(await test.sql`select 1 from activity_outbox`).toHaveLength(0);
+  await test.registry.activities.create(test.actor, write({ eventTypes: ['dev.milkrun.test'] }));
+  await store('b');
+  await store('b');
+  const { eventId, record } = incoming(triggerId, 'b');
+  const source = `/triggers/${triggerId}`;
+  const key = hash('sha256', `${source.length}:${source}${eventId}`, 'hex').slice(0, 32);
+  expect(await test.sql`select tenant_id, key, record from activity_outbox`).toEqual([
+    { tenant_id: 't1', key, record },
+  ]);
 });

@@ -609,6 +609,29 @@ const entries = {
     tags: {},
     about: 'Starts, cancels and completions the API asked for and the orchestrator carried out.',
   },
+  'activity.events_received': {
+    type: 'counter',
+    unit: 'events',
+    tags: {
+      origin: ['cron', 'at', 'manual', 'api', 'webhook', 'bus', 'poll', 'task'],
+      state: ['new', 'known', 'conflict'],
+    },
+    about: 'Events the router took. `known` ones were delivered again and started nothing new.',
+  },
+  'activity.events_dead': {
+    type: 'counter',
+    unit: 'events',
+    tags: { stage: ['decode', 'conflict', 'loop', 'start'] },
+    about:
+      'Events put to dead letters, with their bytes. Zero in quiet times; look with `milkrun activities dead-letters`.',
+  },
+  'activity.bus_holds': {
+    type: 'counter',
+    unit: 'holds',
+    tags: {},
+    about:
+      'Messages held because PostgreSQL or Temporal was away. None is lost, and none of their deliveries is used up.',
+  },
   'telemetry.unknown': {
     type: 'counter',
     unit: 'calls',

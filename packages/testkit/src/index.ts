@@ -14,6 +14,7 @@ export {
   pointsOf,
 } from './failpoints.ts';
 export { type Fault, type FaultProxy, startFaultProxy } from './fault-proxy.ts';
+export { type Nats, type NatsOptions, startNats } from './nats.ts';
 export { type Postgres, type PostgresOptions, startPostgres } from './postgres.ts';
 export {
   type AskedConnection,

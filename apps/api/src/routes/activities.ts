@@ -97,7 +97,7 @@ const applied = z.object({
   ),
 });
 
-export function activityRoutes(app: App, { activities, activityOperations }: Registry, clock: Clock): void {
+export function activityRoutes(app: App, { activities, activityOperations, eventDesk }: Registry, clock: Clock): void {
   const read = { policy: 'activities:read' } as const;
   const write = { policy: 'activities:write' } as const;
   const one = { 200: activitySchema };
@@ -598,6 +598,79 @@ export function activityRoutes(app: App, { activities, activityOperations }: Reg
       },
     );
   }
+  app.post(
+    '/activity-events',
+    {
+      config: write,
+      schema: {
+        summary: 'Publish events: CloudEvents records, or the older envelopes; all or none',
+        body: z.strictObject({ events: z.array(anyObject).min(1).max(100) }),
+        response: {
+          202: z.object({ events: z.array(z.object({ id: z.string(), source: z.string(), key: z.string() })) }),
+        },
+      },
+    },
+    async (request, reply) => {
+      const events = request.body.events.map((given, n) => refusing(() => eventOf(given), `events[${n}]`));
+      const keyed = events.map((event) => ({ event, key: eventKeyOf(event) }));
+      const rows = keyed.map(({ event, key }) => ({ key, record: JSON.stringify(recordOf(event)) }));
+      await eventDesk.publish(callerOf(request).tenantId, rows);
+      return reply.code(202).send({ events: keyed.map(({ event: { id, source }, key }) => ({ id, source, key })) });
+    },
+  );
+  app.get(
+    '/activity-dead-letters',
+    {
+      config: read,
+      schema: {
+        summary: 'Events that could not be delivered, newest first',
+        querystring: z.strictObject({ ...pagingShape, open: z.stringbool().default(true) }),
+        response: { 200: pageOf(z.unknown()) },
+      },
+    },
+    async (request) => {
+      const { limit, cursor, open } = request.query;
+      const before = positionOf(cursor, UUID);
+      const found = await eventDesk.list(callerOf(request).tenantId, { limit: limit + 1, open, before });
+      return toPage(
+        found,
+        limit,
+        ({ id }) => id,
+        ({ eventKey, ...letter }) => ({ ...letter, event_key: eventKey }),
+      );
+    },
+  );
+  app.post(
+    '/activity-dead-letters/:id/retry',
+    {
+      config: write,
+      schema: {
+        summary: 'Deliver it again, as it is or with a mended event',
+        params: uuidParams,
+        body: z.strictObject({ event: anyObject.optional() }).prefault({}),
+        response: { 202: z.null() },
+      },
+    },
+    async (request, reply) => {
+      const { event: given } = request.body;
+      const event = given === undefined ? undefined : refusing(() => eventOf(given), 'event');
+      const edited =
+        event === undefined ? undefined : { key: eventKeyOf(event), record: JSON.stringify(recordOf(event)) };
+      await eventDesk.retry(actorOf(request), request.params.id, edited);
+      return reply.code(202).send(null);
+    },
+  );
+  app.post(
+    '/activity-dead-letters/:id/discard',
+    {
+      config: write,
+      schema: { summary: 'Give it up', params: uuidParams, body: reasonBody, response: { 204: z.null() } },
+    },
+    async (request, reply) => {
+      await eventDesk.discard(actorOf(request), request.params.id, request.body.reason);
+      return reply.code(204).send(null);
+    },
+  );
   app.get(
     '/schemas/:name',
     {
@@ -625,11 +698,15 @@ const refusal = (problems: readonly DefinitionProblem[]): Problem => {
   );
 };
 
-function refusing<T>(work: () => T): T {
+/** `under`: the field of the request that is read. */
+function refusing<T>(work: () => T, under?: string): T {
   try {
     return work();
   } catch (error) {
-    if (error instanceof Refused) throw refusal(error.problems);
+    if (error instanceof Refused) {
+      const at = (path: string): string => [under, path].filter(Boolean).join('.');
+      throw refusal(error.problems.map(({ path, message }) => ({ path: at(path), message })));
+    }
     throw error;
   }
 }

@@ -126,6 +126,39 @@ export function activitiesCommand(io: Io): Command {
       );
     });
   group
+    .command('publish')
+    .argument('<json>', 'a CloudEvents record, or - for standard input')
+    .description('publish an event')
+    .action(async (text: string, _, command: Command) => {
+      const context = contextOf(io, command);
+      const event = asRecord(await jsonOf(io, 'the event', text));
+      show(context, await context.api().send('POST', '/activity-events', { events: [event] }));
+    });
+  group
+    .command('dead-letters')
+    .description('events that could not be delivered')
+    .addOption(limitOption())
+    .action(async ({ limit }: { limit: number }, command: Command) => {
+      const context = contextOf(io, command);
+      const rows = await context.api().list('/activity-dead-letters', { limit });
+      showList(context, rows, ['id', 'stage', 'tries', 'at', 'error']);
+    });
+  for (const [verb, done] of [
+    ['retry', 'delivered again'],
+    ['discard', 'discarded'],
+  ] as const) {
+    group
+      .command(verb)
+      .argument('<ids...>', 'ids of dead letters')
+      .description(verb === 'retry' ? 'deliver dead letters again' : 'give dead letters up')
+      .action(async (ids: string[], _, command: Command) => {
+        const context = contextOf(io, command);
+        await forEachId(context, ids, done, (id) =>
+          context.api().send('POST', idPath('/activity-dead-letters', id, verb), {}),
+        );
+      });
+  }
+  group
     .command('sync')
     .description('bring the schedules in Temporal into step; needs REGISTRYDB_URL and TEMPORAL_ADDRESS')
     .option('--dry-run', 'say what would be done')

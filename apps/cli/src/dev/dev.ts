@@ -80,10 +80,13 @@ export async function dev(context: Context, options: DevOptions): Promise<ExitCo
   try {
     const base: Env = { ...io.env, MILKRUN_HOME: home.path };
     const { ready } = await start('servers', ['dev-servers'], base);
-    const { workerdb = '', registrydb = '', temporal = '', postgresKind, temporalKind } = ready.addresses;
-    const servers = { workerdbUrl: workerdb, registrydbUrl: registrydb, temporalAddress: temporal };
+    const { workerdb = '', registrydb = '', temporal = '', nats = '', postgresKind, temporalKind } = ready.addresses;
+    const servers = { workerdbUrl: workerdb, registrydbUrl: registrydb, temporalAddress: temporal, natsUrl: nats };
     const env = childEnvironment(base, config, home.keys, home.path, servers);
     live.say(`PostgreSQL    ${postgresKind}, ${hostOf(workerdb)}`);
+    live.say(
+      nats === '' ? 'NATS          none: events reach activities through PostgreSQL' : `NATS          ${hostOf(nats)}`,
+    );
     live.say(`Temporal      ${temporalKind === 'child' ? 'dev server' : temporalKind}, ${temporal}`);
 
     if (!base.POLL_FUNCTION && !base.POLL_FUNCTION_ENDPOINT) {
@@ -170,7 +173,7 @@ async function takeOver(path: string, live: Live): Promise<void> {
   }
   if (left.length === 0) return;
   live.say(`an earlier run was killed: ending its ${left.map(({ name, pid }) => `${name} (${pid})`).join(', ')}`);
-  const isServer = ({ name }: RecordedProcess): boolean => ['servers', 'temporal'].includes(name);
+  const isServer = ({ name }: RecordedProcess): boolean => ['servers', 'temporal', 'nats'].includes(name);
   await Promise.all(left.filter((one) => !isServer(one)).map((one) => endProcess(one, ORPHAN_GRACE_MS)));
   await Promise.all(left.filter(isServer).map((one) => endProcess(one, ORPHAN_GRACE_MS)));
 }

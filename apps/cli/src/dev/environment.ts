@@ -11,6 +11,8 @@ export interface Servers {
   readonly workerdbUrl: string;
   readonly registrydbUrl: string;
   readonly temporalAddress: string;
+  /** Empty: there is none. */
+  readonly natsUrl: string;
 }
 
 const own = (host: string, port: number): string => `http://${host.includes(':') ? `[${host}]` : host}:${port}`;
@@ -31,6 +33,7 @@ export function childEnvironment(base: Env, config: Config, keys: DevFile, home:
     WORKERDB_URL: servers.workerdbUrl,
     REGISTRYDB_URL: servers.registrydbUrl,
     TEMPORAL_ADDRESS: servers.temporalAddress,
+    ...(servers.natsUrl === '' ? {} : { NATS_URL: servers.natsUrl }),
     CONTROL_PLANE_URL: at.api,
     CONTROL_PLANE_KEY: keys.controlPlaneKey,
     ENGINE_URL: at.engine,

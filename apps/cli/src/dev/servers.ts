@@ -1,10 +1,10 @@
 /**
- * The servers of a laptop, PostgreSQL and Temporal, as one process of its own: a Ctrl-C in the terminal then reaches
+ * The servers of a laptop, PostgreSQL, Temporal and NATS, as one process of its own: a Ctrl-C in the terminal then reaches
  * neither of them before the parts that use them have drained.
  */
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
-import { startPostgres, startTemporal } from '@milkrun/testkit';
+import { startNats, startPostgres, startTemporal } from '@milkrun/testkit';
 import postgres from 'postgres';
 import type { Context } from '../context.ts';
 import { sayReady, stopRequest } from '../serve.ts';
@@ -16,7 +16,7 @@ const OTHERS_DRAIN_MS = 65_000;
 /** Runs until asked to stop. Addresses of servers the user names are passed on, and those are not started. */
 export async function serveServers(context: Context): Promise<void> {
   const config = context.config('dev');
-  const { WORKERDB_URL, REGISTRYDB_URL, TEMPORAL_ADDRESS } = context.io.env;
+  const { WORKERDB_URL, REGISTRYDB_URL, TEMPORAL_ADDRESS, NATS_URL } = context.io.env;
   const home = config.home;
   const asked = stopRequest();
   const stops: (() => Promise<void>)[] = [];
@@ -31,17 +31,20 @@ export async function serveServers(context: Context): Promise<void> {
     } else {
       Object.assign(addresses, { postgresKind: 'url', workerdb: WORKERDB_URL, registrydb: REGISTRYDB_URL });
     }
+    const nats = NATS_URL ? undefined : await startNats({ directory: join(home, 'nats') });
+    if (nats !== undefined) stops.push(() => nats.stop());
+    addresses.nats = NATS_URL || (nats?.url ?? '');
+    const processes = recorded('nats', nats?.pid);
     if (TEMPORAL_ADDRESS) {
-      sayReady({ type: 'ready', addresses: { ...addresses, temporal: TEMPORAL_ADDRESS, temporalKind: 'address' } });
+      const temporal = { temporal: TEMPORAL_ADDRESS, temporalKind: 'address' };
+      sayReady({ type: 'ready', addresses: { ...addresses, ...temporal }, processes });
     } else {
       const server = await startTemporal({ dbFilename: join(home, 'temporal.db') });
       stops.push(() => server.stop());
-      const { pid } = server;
-      const startedAt = pid === undefined ? undefined : startTimeOf(pid);
       sayReady({
         type: 'ready',
         addresses: { ...addresses, temporal: server.address, temporalKind: server.kind },
-        processes: pid === undefined || startedAt === undefined ? [] : [{ name: 'temporal', pid, startedAt }],
+        processes: [...processes, ...recorded('temporal', server.pid)],
       });
     }
     await asked;
@@ -51,9 +54,17 @@ export async function serveServers(context: Context): Promise<void> {
   }
 }
 
+/** So that a later run can end what a killed one left. */
+function recorded(name: string, pid: number | undefined) {
+  const startedAt = pid === undefined ? undefined : startTimeOf(pid);
+  return pid === undefined || startedAt === undefined ? [] : [{ name, pid, startedAt }];
+}
+
 /** After the parent's death the other parts are still draining, and need the servers for it. */
 async function othersGone(home: string): Promise<void> {
-  const others = readProcesses(home).filter(({ name }) => ['worker', 'api', 'poll-function'].includes(name));
+  const others = readProcesses(home).filter(({ name }) =>
+    ['worker', 'orchestrator', 'api', 'poll-function'].includes(name),
+  );
   const giveUp = performance.now() + OTHERS_DRAIN_MS;
   while (others.some(isAlive) && performance.now() < giveUp) await delay(100);
 }

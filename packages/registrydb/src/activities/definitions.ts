@@ -3,7 +3,7 @@
  * transaction with its audit entry, and wakes whoever keeps the schedules in step.
  */
 import { type Clock, type Rng, uuidv7 } from '@milkrun/core';
-import { sql } from 'drizzle-orm';
+import { type SQL, sql } from 'drizzle-orm';
 import { record } from '../audit.ts';
 import { iso, isoOrNull, type Runner, type Store, type Transaction } from '../database.ts';
 import { type Actor, RegistryProblem } from '../problem.ts';
@@ -25,6 +25,8 @@ export interface DefinitionWrite {
   readonly fingerprint: string;
   /** Expression and zone, or the instant; null without one. */
   readonly timeKey: string | null;
+  /** Types of the events it waits for. */
+  readonly eventTypes: readonly string[];
 }
 
 export interface ActivityView {
@@ -142,10 +144,10 @@ export function createActivities({ db, transact }: Store, clock: Clock, rng: Rng
         const id = uuidv7(clock, rng);
         const rows = await tx.execute(sql`
           insert into activity_definitions (id, tenant_id, slug, name, enabled, trigger_type, trigger_config, context_sources,
-            task_templates, dedupe_key_strategy, version, fingerprint, origin, time_key, covered_at, disabled_at)
+            task_templates, dedupe_key_strategy, version, fingerprint, origin, time_key, event_types, covered_at, disabled_at)
           values (${id}::uuid, ${actor.tenantId}, ${input.slug}, ${input.name}, ${input.enabled}, ${input.triggerType},
             ${input.triggerConfig}::text::jsonb, ${input.contextSources}::text::jsonb, ${input.taskTemplates}::text::jsonb,
-            ${input.dedupeKeyStrategy}, 1, ${input.fingerprint}, ${origin}, ${input.timeKey},
+            ${input.dedupeKeyStrategy}, 1, ${input.fingerprint}, ${origin}, ${input.timeKey}, ${textArray(input.eventTypes)},
             case when ${input.timeKey}::text is not null then statement_timestamp() end,
             case when not ${input.enabled}::boolean then statement_timestamp() end)
           on conflict (tenant_id, slug) where deleted_at is null do nothing
@@ -175,7 +177,7 @@ export function createActivities({ db, transact }: Store, clock: Clock, rng: Rng
             trigger_type = ${input.triggerType}, trigger_config = ${input.triggerConfig}::text::jsonb,
             context_sources = ${input.contextSources}::text::jsonb, task_templates = ${input.taskTemplates}::text::jsonb,
             dedupe_key_strategy = ${input.dedupeKeyStrategy}, version = ${version}, fingerprint = ${input.fingerprint},
-            time_key = ${input.timeKey},
+            time_key = ${input.timeKey}, event_types = ${textArray(input.eventTypes)},
             covered_at = case when ${input.timeKey}::text is null then null
               when ${isNewTime}::boolean then statement_timestamp() else covered_at end,
             status = case when status = 'done' and ${isNewTime}::boolean then 'active' else status end,
@@ -286,6 +288,9 @@ const versionOf = ({ version, spec, created_by, reason, created_at }: VersionRow
   reason,
   createdAt: iso(created_at),
 });
+
+const textArray = (values: readonly string[]): SQL =>
+  sql`array(select json_array_elements_text(${JSON.stringify(values)}::text::json))`;
 
 const missing = (name: string): RegistryProblem => new RegistryProblem('not_found', `no activity ${name}`);
 

@@ -122,7 +122,7 @@ export function createTaskStore({ db, transact }: Store) {
         where task_id = ${taskId} and status in ('planned', 'running', 'waiting') returning type, tenant_id),
         published as (insert into activity_outbox (tenant_id, key, record)
           select tenant_id, ${publish?.key ?? null}, ${publish?.record ?? null} from ended
-          where ${publish !== undefined}::boolean on conflict (key) do nothing)
+          where ${publish !== undefined}::boolean on conflict (tenant_id, key) do nothing)
         select type from ended`);
       return row === undefined ? null : { type: row.type };
     },

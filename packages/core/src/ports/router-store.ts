@@ -1,0 +1,58 @@
+/** RouterStore: what routing events to activities asks of registrydb. */
+import type { NewEvent } from './activity-store.ts';
+
+/** An activity that waits for events of a type. */
+export interface Candidate {
+  readonly activityId: string;
+  readonly version: number;
+  /** The current version, JSON text. */
+  readonly spec: string;
+  readonly enabled: boolean;
+  readonly status: 'active' | 'done' | 'tripped';
+}
+
+export interface MatchNote {
+  readonly activityId: string;
+  readonly version: number;
+  readonly result: 'matched' | 'unmatched' | 'disabled';
+  readonly reason: string | null;
+}
+
+export interface DeadLetterInput {
+  readonly tenantId: string;
+  readonly stage: 'decode' | 'conflict' | 'loop' | 'start';
+  readonly eventKey: string | null;
+  readonly raw: Uint8Array;
+  readonly headers: Readonly<Record<string, string>>;
+  readonly streamSeq: number | null;
+  readonly error: string;
+  readonly tries: number;
+}
+
+/** An event waiting to be put on the bus. */
+export interface OutboxEvent {
+  readonly seq: number;
+  readonly tenantId: string;
+  readonly key: string;
+  /** A CloudEvents record, JSON text. */
+  readonly record: string;
+}
+
+export interface RouterStore {
+  /**
+   * Stores an event once. `known`: it was there with the same content; `conflict`: with another one. `candidates`: the
+   * activities of the tenant that wait for its type, as they are now.
+   */
+  receive(
+    tenantId: string,
+    event: NewEvent,
+  ): Promise<{ readonly state: 'new' | 'known' | 'conflict'; readonly candidates: readonly Candidate[] }>;
+  noteMatches(tenantId: string, key: string, matches: readonly MatchNote[]): Promise<void>;
+  /** Once for a stage and stream sequence. */
+  deadLetter(letter: DeadLetterInput): Promise<void>;
+  /**
+   * Hands waiting events to `send`, oldest first, each removed once it was sent. Stops at the first that can not be sent.
+   * Resolves to how many were sent.
+   */
+  drainOutbox(send: (event: OutboxEvent) => Promise<void>, limit: number): Promise<number>;
+}
