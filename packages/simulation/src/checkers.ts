@@ -18,6 +18,8 @@ export type Checker = (history: History) => Generator<string>;
 
 /** Milliseconds after a fencing change was applied from which no poll of the old lease may start. */
 const OFF_MS = 10_000;
+/** From the commit's answer to the call that arms, in a process that nothing holds up. */
+const ARM_MS = 500;
 /** A call's own way. */
 const TRAVEL_MS = 20;
 const HOP_BACKOFF_MS_MAX = 60_000;
@@ -259,7 +261,13 @@ function* leasesEnd(history: History): Generator<string> {
       yield `${seconds(fact)}: the lease of ${fact.batchId} runs for ${Math.round(fact.leaseMs / 1000)} s`;
   }
   const forced = new Set<string>();
+  const begun = new Set<string>();
   for (const fact of history.facts) {
+    if (fact.kind === 'hop') {
+      const run = `${fact.batchId} ${fact.hop}`;
+      if (begun.has(run)) yield `${seconds(fact)}: ${fact.batchId} began run ${fact.hop} a second time`;
+      begun.add(run);
+    }
     if (fact.kind === 'hop' && fact.hop > history.maxHops)
       yield `${seconds(fact)}: ${fact.batchId} began run ${fact.hop} of ${history.maxHops}`;
     if (fact.kind === 'committed' && fact.hop >= history.maxHops && fact.wasLive && !fact.end)
@@ -413,9 +421,9 @@ function* allArePolled(history: History): Generator<string> {
   for (const fact of history.facts) {
     if (fact.at < quietAt) continue;
     if (fact.kind === 'committed' && fact.arm) waiting.set(fact.process, fact);
-    else if (fact.kind === 'armed') waiting.delete(fact.process);
+    else if (fact.kind === 'armed' && fact.by === 'commit') waiting.delete(fact.process);
     for (const [process, since] of waiting) {
-      if (fact.at - since.at < 5_000) continue;
+      if (fact.at - since.at < ARM_MS) continue;
       waiting.delete(process);
       yield `${seconds(since)}: ${since.batchId} wrote something due and nobody armed the timer after it`;
     }
@@ -441,8 +449,8 @@ function* notHammered(history: History): Generator<string> {
   const told = new Map<string, number>();
   for (const fact of factsOf(history, 'told')) {
     if (fact.at < history.ending.faultsOffAt + 110_000) continue;
-    for (const { events } of fact.results)
-      for (const { id } of events) {
+    for (const { events, status } of fact.results)
+      for (const { id } of status === 'accepted' ? events : []) {
         const key = `${fact.batchId} ${id}`;
         told.set(key, (told.get(key) ?? 0) + 1);
         if (told.get(key) === 2)

@@ -1,7 +1,7 @@
 /** The other ports of a process: object store, poll function, the wire to the control plane, Temporal's client. */
 import { hash } from 'node:crypto';
 import type { Wire, WireRequest } from '@milkrun/control-plane';
-import type { ObjectStore, PollReply, PollRunner, TimerManager } from '@milkrun/core';
+import type { BatchPollerInput, ObjectStore, PollReply, PollRunner, TimerManager } from '@milkrun/core';
 import { type Client, WorkflowExecutionAlreadyStartedError } from '@temporalio/client';
 import type { CallFault } from './faults.ts';
 import type { Fact } from './history.ts';
@@ -367,10 +367,18 @@ export function clientOf(universe: Universe, process: Process): Client {
   const call = <T>(site: string, detail: string, effect: () => T): Promise<T> =>
     process.call({ site, detail, faults: BROKEN, effect });
   const workflow = {
-    async start(type: string, { args }: { readonly args: readonly [Parameters<typeof temporal.start>[0]] }) {
+    async start(
+      type: string,
+      {
+        args,
+        workflowIdReusePolicy,
+      }: { readonly args: readonly [BatchPollerInput]; readonly workflowIdReusePolicy: string },
+    ) {
       const [input] = args;
       try {
-        await call('temporal.start', input.batchId, () => temporal.start(input));
+        await call('temporal.start', input.batchId, () =>
+          temporal.start(input, workflowIdReusePolicy !== 'REJECT_DUPLICATE'),
+        );
       } catch (error) {
         if (!(error instanceof AlreadyStarted)) throw error;
         throw new WorkflowExecutionAlreadyStartedError('already started', input.batchId, type);

@@ -265,6 +265,11 @@ const LIES: readonly (readonly [checker: string, lie: string, history: History])
       }),
     ),
   ],
+  [
+    'S8',
+    'a run begun twice',
+    historyOf(after({ kind: 'hop', at: 5_000, batchId: B, hop: 0 }, { kind: 'hop', at: 6_000, batchId: B, hop: 0 })),
+  ],
   ['S8', 'a fifth run', historyOf(after({ kind: 'hop', at: 5_000, batchId: B, hop: 4 }))],
   [
     'S8',

@@ -170,6 +170,9 @@ export class ModelControlPlane {
   }
 
   take(body: StateBody): { answer: Answer; taken: TakenResult[] } {
+    const isGone = body.results.some(({ triggerId }) => this.gone.has(triggerId));
+    // Of several triggers one that is gone makes the whole answer a 410: the engine has to ask for each alone.
+    if (isGone && body.results.length > 1) return { answer: { status: 410, body: {} }, taken: [] };
     const taken = body.results.map((result): TakenResult => {
       if (this.gone.has(result.triggerId)) return { result, status: 'gone', refused: [] };
       const refused = result.events.map(({ id }) => id).filter((id) => this.poison.has(id));
@@ -182,11 +185,10 @@ export class ModelControlPlane {
       }
       return { result, status: 'accepted', refused: [] };
     });
-    const isAllGone = taken.length > 0 && taken.every(({ status }) => status === 'gone');
     const results = taken.flatMap(({ result: { triggerId }, status, refused }): object[] =>
       status === 'rejected' ? refused.map((eventId) => ({ triggerId, status, eventId })) : [{ triggerId, status }],
     );
     const lifecycle = body.lifecycle.map(({ triggerId, at }) => ({ triggerId, at }));
-    return { answer: isAllGone ? { status: 410, body: {} } : { status: 200, body: { results, lifecycle } }, taken };
+    return { answer: isGone ? { status: 410, body: {} } : { status: 200, body: { results, lifecycle } }, taken };
   }
 }

@@ -113,12 +113,12 @@ export class ModelTemporal {
     return [...this.batches.values()].filter(({ isOver }) => !isOver).map(({ batchId }) => batchId);
   }
 
-  /** One that runs is used as it is. Throws AlreadyStarted for an id that has run: it never runs again. */
-  start(input: BatchPollerInput): void {
+  /** One that runs is used as it is. Throws AlreadyStarted for an id that has run, unless its starter says it may again. */
+  start(input: BatchPollerInput, mayRunAgain: boolean): void {
     this.reach();
     const there = this.batches.get(input.batchId);
-    if (there?.isOver === true) throw new AlreadyStarted(input.batchId);
-    if (there !== undefined) return;
+    if (there?.isOver === true && !mayRunAgain) throw new AlreadyStarted(input.batchId);
+    if (there?.isOver === false) return;
     const batch: Batch = {
       batchId: input.batchId,
       isCancelled: false,

@@ -28,12 +28,14 @@ export interface TickSeen {
   readonly planned: readonly Batch[];
 }
 
+/** `isBig`: of a tenant with over a quarter of what is due, which has batches of its own. */
+type RankedKey = PlannedKey & { readonly isBig: boolean };
 type Candidate = { readonly row: Row; readonly at: number };
 
 /** What a plan is made from: what is due, what of it is at hand, in order, and when the next falls due. */
 interface Sums {
   readonly due: number;
-  readonly atHand: readonly PlannedKey[];
+  readonly atHand: readonly RankedKey[];
   readonly oldest: number | null;
   readonly next: number | null;
 }
@@ -81,6 +83,7 @@ function scan(context: ModelContext, serves: readonly number[], pending: readonl
     .map((row): Candidate => ({ row, at: dueAt(context, row) }));
   const due = candidates.filter(({ at }) => at <= now);
   const surplus = surplusOf(context, due);
+  const mine = new Map<string, number>();
   const ranks = new Map<string, number>();
   const ready = due
     .filter(({ row }) => !planned.has(`${row.triggerId} ${row.leaseEpoch}`) && !surplus.has(row))
@@ -88,13 +91,18 @@ function scan(context: ModelContext, serves: readonly number[], pending: readonl
     .map(({ row, at }): ReadyRow => {
       const rank = (ranks.get(row.tenantId) ?? 0) + 1;
       ranks.set(row.tenantId, rank);
+      mine.set(row.tenantId, rank);
       return { row, at, rank };
     });
   ready.sort((a, b) => a.rank - b.rank || byAge(a, b));
   const later = candidates.map(({ at }) => at).filter((at) => at > now);
   const sums: Sums = {
     due: ready.length,
-    atHand: ready.map(({ row }) => ({ shard: row.shard, triggerId: row.triggerId, epoch: row.leaseEpoch })),
+    atHand: ready.map(({ row }) => {
+      const own = mine.get(row.tenantId) ?? 0;
+      const isBig = own * 4 > ready.length && own < ready.length;
+      return { shard: row.shard, triggerId: row.triggerId, epoch: row.leaseEpoch, isBig };
+    }),
     oldest: ready.length === 0 ? null : Math.min(...ready.map(({ at }) => at)),
     next: later.length === 0 ? null : Math.min(...later),
   };
@@ -158,7 +166,7 @@ export function tick(context: ModelContext, input: TickInput, seen?: (what: Tick
       taken: 0,
       oldest: sums.oldest,
       next: sums.next,
-      keys: sums.atHand.slice(keys, keys + (may ? ahead * size : 0)),
+      keys: sums.atHand.slice(keys, keys + (may ? ahead * size : 0)).map(({ isBig: _, ...key }) => key),
     });
   if (scanned !== undefined) seen?.({ ready: scanned.ready, planned: made });
   shard.tickedAt = now;
@@ -182,16 +190,28 @@ function keptOf({ tables, now }: ModelContext, input: TickInput): Sums | undefin
   if (kept === undefined || kept.rankedAt <= now() - RANKED_MS || kept.rankedAt > now()) return undefined;
   const { keys, taken, due } = kept;
   if (taken >= keys.length || (taken + input.batchSize > keys.length && due !== keys.length)) return undefined;
-  return { due: due - taken, atHand: keys.slice(taken), oldest: kept.oldest, next: kept.next };
+  return {
+    due: due - taken,
+    atHand: keys.slice(taken).map((key) => ({ ...key, isBig: false })),
+    oldest: kept.oldest,
+    next: kept.next,
+  };
 }
 
-function put({ tables, now }: ModelContext, input: TickInput, chosen: readonly PlannedKey[]): Batch[] {
-  const made: Batch[] = [];
-  for (let at = 0; at < chosen.length; at += input.batchSize) {
-    const keys = chosen.slice(at, at + input.batchSize).sort(byKey);
+function put({ tables, now }: ModelContext, input: TickInput, chosen: readonly RankedKey[]): Batch[] {
+  const { batchSize, batchIds } = input;
+  // Room for both kinds of batches, or none is apart.
+  const mayBeApart = 2 * Math.ceil(chosen.length / batchSize) <= batchIds.length;
+  const groups = new Map<number, PlannedKey[]>();
+  for (const [at, { isBig, ...key }] of chosen.entries()) {
+    const group = Math.floor(at / batchSize) + (isBig && mayBeApart ? Math.floor(batchIds.length / 2) : 0);
+    groups.set(group, [...(groups.get(group) ?? []), key]);
+  }
+  return [...groups].map(([group, own]) => {
+    const keys = own.sort(byKey);
     const batch: Batch = {
       batchNo: tables.nextBatchNo,
-      batchId: input.batchIds[at / input.batchSize] as string,
+      batchId: batchIds[group] as string,
       timerShard: input.timerShard,
       planned: keys.length,
       startedAt: now(),
@@ -206,7 +226,6 @@ function put({ tables, now }: ModelContext, input: TickInput, chosen: readonly P
     };
     tables.nextBatchNo += 1;
     tables.batches.set(batch.batchId, batch);
-    made.push(batch);
-  }
-  return made;
+    return batch;
+  });
 }
