@@ -30,8 +30,8 @@ interface Group {
 }
 
 const CORE = [
-  ...['batch-policy', 'canonical-json', 'chunking', 'codes', 'dedupe', 'entry', 'event', 'ids', 'nearest', 'secret'],
-  ...['seen', 'uuid', 'workflow-ids'],
+  ...['batch-policy', 'canonical-json', 'chunking', 'codes', 'dedupe', 'entry', 'event', 'ids', 'nearest', 'scrub'],
+  ...['secret', 'seen', 'uuid', 'workflow-ids'],
 ];
 const STEPS = ['activities/commit', 'decide-row', 'deliver', 'fold', 'poll-state'];
 

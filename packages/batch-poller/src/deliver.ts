@@ -313,7 +313,7 @@ function chunksOf(deps: BatchDeps, parcels: readonly Parcel[]): Piece[][] {
       bytes += size;
     }
     // A large event and a large state each fit a chunk, but not one together.
-    if (bytes + stateBytes > chunkBytesMax && piece.length > 0) cut();
+    if (stateBytes > 0 && bytes + stateBytes > chunkBytesMax && piece.length > 0) cut();
     chunk.push({ parcel, events: piece, last: true });
     bytes += stateBytes;
   }
