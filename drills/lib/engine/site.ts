@@ -11,7 +11,7 @@ import { startWorld, type World } from './world.ts';
 /** The least that settings allow: what waits for a lease to run out waits this long. */
 export const LEASE_TTL_S = 15;
 
-const PARTS = ['postgres', 'temporal', 'controlPlane', 'pollFunction'] as const;
+export const PARTS = ['postgres', 'temporal', 'controlPlane', 'pollFunction'] as const;
 export type ProxiedPart = (typeof PARTS)[number];
 
 export interface Member {

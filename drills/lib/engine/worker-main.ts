@@ -2,6 +2,9 @@
  * `milkrun worker` with failpoints: the same process in everything else. It is told over the channel to its parent what to
  * arm, and reports on file descriptor 4.
  */
+// First: what is loaded after it must not have seen another clock.
+import './shift-clock.ts';
+
 import { createContext, processIo, servePart } from '@milkrun/cli';
 import { ObjectStoreUnavailable } from '@milkrun/core';
 import type { TemporalClient } from '@milkrun/dispatch';
