@@ -155,9 +155,11 @@ export async function startOrchestrator({
   });
 
   const starting = (async () => {
-    await ensureSearchAttribute(connection, config.temporal.namespace);
     // Before the first run is taken, so that what fires is what the definitions say.
-    await store.asLeader(() => schedules.sync());
+    await untilAnswered(async () => {
+      await ensureSearchAttribute(connection, config.temporal.namespace);
+      await store.asLeader(() => schedules.sync());
+    }, log);
     const workflowsPath = fileURLToPath(import.meta.resolve('@milkrun/activity-core/workflow'));
     const { codePath } = await bundleWorkflows({ workflowsPath, home: config.home });
     const shared = { workflowBundle: { codePath } };
@@ -217,6 +219,18 @@ export async function syncSchedulesOnce(config: Config, dryRun: boolean): Promis
   } finally {
     await connection.close();
     await registry.close();
+  }
+}
+
+/** Temporal away at the start is waited for: the process stays, not ready, and goes on by itself. */
+async function untilAnswered(work: () => Promise<void>, log: Log): Promise<void> {
+  for (let waitMs = 500; ; waitMs = Math.min(10_000, waitMs * 2)) {
+    try {
+      return await work();
+    } catch (error) {
+      log.warn({ error: String(error), waitMs }, 'orchestrator.waiting');
+      await clock.sleep(waitMs);
+    }
   }
 }
 
