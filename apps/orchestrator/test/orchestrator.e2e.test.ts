@@ -107,7 +107,7 @@ test('A22: what was defined before is scheduled before the first run is taken', 
     within,
   );
   expect(await syncSchedulesOnce(config, true)).toMatchObject({ errors: [] });
-});
+}, 120_000);
 
 test('A80 A81: a start by hand runs once, with HTTP under the guard, SQL read only, and search by activity', async () => {
   const { port } = receiver.address() as { port: number };
