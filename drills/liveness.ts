@@ -7,7 +7,7 @@
  * Scaled: the loop's period (LIVENESS_EVERY) is `--period` seconds instead of 60, and the tick 1 s instead of 10. What may
  * be in breach, and for how long, is counted in periods: no trigger longer than two.
  */
-import { systemClock } from '@milkrun/core';
+import { QUEUES, systemClock, WORKFLOWS } from '@milkrun/core';
 import postgres, { type Sql } from 'postgres';
 import { insertFleet, type Rig, startRig, verdicts, watch } from './lib/fleet-rig.ts';
 import { type Drill, type DrillInput, type DrillResult, integerFrom } from './lib/index.ts';
@@ -207,20 +207,33 @@ async function fire(rig: Rig, { kind, random, looker, dump, period }: Fault): Pr
   const shard = Math.floor(random() * SHARDS);
   const workflowId = `timer-shard:${shard}`;
   const handle = client.workflow.getHandle(workflowId);
-  const ticks = async (): Promise<boolean> => await ticksAgain(sql, shard, period);
+  // Gone already, when the fault before hit the same shard and nobody has started it anew yet.
+  const end = async (): Promise<unknown> => await handle.terminate('a drill').catch(() => undefined);
+  const ticks = async (): Promise<boolean> => {
+    await watch(
+      `timer shard ${shard} to be a sound one again`,
+      { everyMs: 200, withinMs: (4 * period + 120) * 1000 },
+      async () => await handle.describe().catch(() => undefined),
+      (seen) =>
+        seen?.status.name === 'RUNNING' && seen.type === WORKFLOWS.timerShard && seen.taskQueue === QUEUES.timerShard,
+    );
+    return await ticksAgain(sql, shard, period);
+  };
   switch (kind) {
     case 'terminated':
-      await handle.terminate('a drill');
+      await end();
       return await ticks();
     case 'deleted':
-      await handle.terminate('a drill');
+      await end();
       await client.workflowService.deleteWorkflowExecution({ namespace: 'default', workflowExecution: { workflowId } });
       return await ticks();
     case 'bad_deploy':
     case 'unserved_queue': {
-      await handle.terminate('a drill');
+      await end();
       const [type, taskQueue] =
-        kind === 'bad_deploy' ? ['TimerShardOfABadDeploy', 'timer-shard'] : ['TimerShard', 'nobody-serves-it'];
+        kind === 'bad_deploy'
+          ? ['TimerShardOfABadDeploy', QUEUES.timerShard]
+          : [WORKFLOWS.timerShard, 'nobody-serves-it'];
       // The loop may have started it anew already.
       await client.workflow
         .start(type, { workflowId, taskQueue, args: [{ timerShard: shard }], workflowIdReusePolicy: 'ALLOW_DUPLICATE' })

@@ -19,7 +19,7 @@ import type { Say } from './types.ts';
 import { startUpstream, type Upstream } from './upstream.ts';
 
 const MAIN = fileURLToPath(new URL('../../apps/cli/src/main.ts', import.meta.url));
-const READY_MS = 90_000;
+const READY_MS = 180_000;
 
 interface RigWorker {
   readonly url: string;
