@@ -9,6 +9,7 @@ import type { TemporalClient } from './temporal-client.ts';
 interface Task {
   readonly runId: string;
   readonly attempt: number;
+  readonly startedAtMs: number;
 }
 
 export interface StuckShardsDeps {
@@ -25,17 +26,20 @@ export interface StuckShardsDeps {
   readonly quiet: readonly number[];
 }
 
+const YOUNG_LOOKS = 4;
+
 /**
  * Looks twice, `stuckMs` apart by this machine's own clock: a task that is failing at both looks, in the same run and
  * with no fewer attempts, has failed all that time. It holds nothing that workerdb does not, so terminating it loses nothing.
  */
 export async function replaceStuckShards(deps: StuckShardsDeps, signal: AbortSignal): Promise<number[]> {
   const { store, client, timers, clock, log, stuckMs } = deps;
+  // A run that has just begun is given its time, or an overloaded machine would see it replaced before it ever ticks.
+  const isOldAndQuiet = (shard: number, task: Task | undefined): boolean =>
+    task !== undefined && deps.quiet.includes(shard) && clock.now() - task.startedAtMs >= YOUNG_LOOKS * stuckMs;
   const shards = await store.timerShards();
   const found = await Promise.all(shards.map(async (shard) => [shard, await runningTask(client, shard)] as const));
-  const suspects = found.filter(
-    ([shard, task]) => isFailing(task) || (task !== undefined && deps.quiet.includes(shard)),
-  );
+  const suspects = found.filter(([shard, task]) => isFailing(task) || isOldAndQuiet(shard, task));
   if (suspects.length === 0) return [];
   await clock.sleep(stuckMs, signal);
   const stillQuiet = deps.quiet.length === 0 ? [] : (await store.liveness()).quietShards;
@@ -60,8 +64,12 @@ const isFailing = (task: Task | undefined): boolean => task !== undefined && tas
 /** The run of a shard with its pending workflow task's attempt, 0 when none is pending; a missing shard is started by whoever finds it quiet. */
 async function runningTask(client: TemporalClient, timerShard: number): Promise<Task | undefined> {
   try {
-    const { runId, status, raw } = await client.workflow.getHandle(timerShardWorkflowIdOf(timerShard)).describe();
-    return status.name === 'RUNNING' ? { runId, attempt: raw.pendingWorkflowTask?.attempt ?? 0 } : undefined;
+    const { runId, status, raw, startTime } = await client.workflow
+      .getHandle(timerShardWorkflowIdOf(timerShard))
+      .describe();
+    return status.name === 'RUNNING'
+      ? { runId, attempt: raw.pendingWorkflowTask?.attempt ?? 0, startedAtMs: startTime.getTime() }
+      : undefined;
   } catch (error) {
     if (error instanceof WorkflowNotFoundError) return undefined;
     throw error;

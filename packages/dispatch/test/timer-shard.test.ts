@@ -291,7 +291,10 @@ it('replaces a shard that stays quiet though it was signalled, as one on a queue
   };
   await client.workflow.start('TimerShard', input);
   here.store.report = { quietShards: [here.timerShard] };
-  const round = await checkLiveness(livenessDeps(here), new AbortController().signal);
+  const young = await checkLiveness(livenessDeps(here), new AbortController().signal);
+  expect(young.replaced).toEqual([]);
+  const deps = { ...livenessDeps(here), clock: { ...systemClock, now: () => systemClock.now() + 60_000 } };
+  const round = await checkLiveness(deps, new AbortController().signal);
   expect(round.replaced).toEqual([here.timerShard]);
   await vi.waitFor(() => expect(here.store.ticks.length).toBeGreaterThan(0));
 });
