@@ -464,8 +464,11 @@ function* fairShares(history: History): Generator<string> {
   for (const { at, ready, planned } of factsOf(history, 'ticked')) {
     const taken = new Set(planned.flatMap(({ triggerIds }) => triggerIds));
     const last = Math.max(0, ...ready.filter(({ triggerId }) => taken.has(triggerId)).map(({ rank }) => rank));
-    for (const { triggerId, rank } of ready)
-      if (!taken.has(triggerId) && rank < last)
+    const counts = Map.groupBy(ready, ({ tenantId }) => tenantId);
+    // Who has over a quarter of what is due waits for whole batches of its own.
+    const isMany = (tenantId: string): boolean => (counts.get(tenantId)?.length ?? 0) * 4 > ready.length;
+    for (const { triggerId, tenantId, rank } of ready)
+      if (!taken.has(triggerId) && rank < last && !isMany(tenantId))
         yield `${seconds({ at })}: ${short(triggerId)}, rank ${rank} of its tenant, was left behind rank ${last} of another's`;
   }
 }

@@ -363,7 +363,7 @@ const LIES: readonly (readonly [checker: string, lie: string, history: History])
         at: 900,
         ready: [
           { triggerId: OTHER, tenantId: 'tenant-b', rank: 1 },
-          { triggerId: T, tenantId: 'tenant-a', rank: 2 },
+          ...['first', T, 'third', 'fourth'].map((triggerId, n) => ({ triggerId, tenantId: 'tenant-a', rank: n + 1 })),
         ],
         planned: [{ batchId: B, triggerIds: [T] }],
       }),

@@ -119,25 +119,34 @@ function braked({ tables, now }: ModelContext, me: Batch | undefined, rows: read
 
 /** Toolkits most of whose polls failed in the last minute, this commit's among them. */
 function downToolkits({ tables, now }: ModelContext, chosen: readonly CommitRow[], mine: readonly Mine[]): Set<string> {
-  const sums = new Map<string, { polls: number; failures: number }>();
-  const add = (toolkit: string, polls: number, failures: number): void => {
-    const sum = sums.get(toolkit) ?? { polls: 0, failures: 0 };
-    sums.set(toolkit, { polls: sum.polls + polls, failures: sum.failures + failures });
+  const sums = new Map<string, { polls: number; failures: number; own: number; ownFailures: number }>();
+  const add = (toolkit: string, polls: number, failures: number, isOwn: boolean): void => {
+    const sum = sums.get(toolkit) ?? { polls: 0, failures: 0, own: 0, ownFailures: 0 };
+    sum.polls += polls;
+    sum.failures += failures;
+    if (isOwn) sum.own += polls;
+    if (isOwn) sum.ownFailures += failures;
+    sums.set(toolkit, sum);
   };
   const known = chosen.filter(({ triggerId }) => tables.rows.has(triggerId));
   if (known.some(({ code }) => SOURCE_CODES.has(code))) {
     for (const [toolkit, slots] of tables.health) {
       for (const [slot, { polls, failures }] of slots)
-        if (slot > Math.floor(now() / 10_000) - 6) add(toolkit, polls, failures);
+        if (slot > Math.floor(now() / 10_000) - 6) add(toolkit, polls, failures, false);
     }
   }
-  for (const { input, row } of mine)
-    if (input.outcome !== 'release') add(row.toolkit, 1, SOURCE_CODES.has(input.code) ? 1 : 0);
+  for (const { input, row } of mine) {
+    const isCounted = input.outcome !== 'release' && input.outcome !== 'rate_limited';
+    if (isCounted) add(row.toolkit, 1, SOURCE_CODES.has(input.code) ? 1 : 0, true);
+  }
   // Of a source that is down already one probe says it.
   const isDown = (toolkit: string): boolean => tables.limits.get(limitKeyOf(toolkit, ''))?.reason === 'source_down';
   return new Set(
     [...sums]
-      .filter(([toolkit, { polls, failures }]) => failures * 2 > polls && (polls >= 20 || isDown(toolkit)))
+      .filter(
+        ([toolkit, { polls, failures, own, ownFailures }]) =>
+          (own >= 20 && ownFailures * 2 > own) || (failures * 2 > polls && (polls >= 20 || isDown(toolkit))),
+      )
       .map(([toolkit]) => toolkit),
   );
 }
@@ -294,7 +303,7 @@ function afterRows(
     }
   }
   for (const { input, row } of committed) {
-    if (input.outcome !== 'release') {
+    if (input.outcome !== 'release' && input.outcome !== 'rate_limited') {
       const slots = tables.health.get(row.toolkit) ?? new Map<number, { polls: number; failures: number }>();
       tables.health.set(row.toolkit, slots);
       const slot = Math.floor(at / 10_000);

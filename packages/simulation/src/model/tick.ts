@@ -36,6 +36,8 @@ type Candidate = { readonly row: Row; readonly at: number };
 interface Sums {
   readonly due: number;
   readonly atHand: readonly RankedKey[];
+  /** What of it belongs to tenants with no more than a quarter of what is due: planned alone where there is no room for a batch. */
+  readonly small: readonly RankedKey[];
   readonly oldest: number | null;
   readonly next: number | null;
 }
@@ -96,13 +98,15 @@ function scan(context: ModelContext, serves: readonly number[], pending: readonl
     });
   ready.sort((a, b) => a.rank - b.rank || byAge(a, b));
   const later = candidates.map(({ at }) => at).filter((at) => at > now);
+  const ownOf = (row: Row): number => mine.get(row.tenantId) ?? 0;
+  const keyOf = ({ row }: ReadyRow): RankedKey => {
+    const isBig = ownOf(row) * 4 > ready.length && ownOf(row) < ready.length;
+    return { shard: row.shard, triggerId: row.triggerId, epoch: row.leaseEpoch, isBig };
+  };
   const sums: Sums = {
     due: ready.length,
-    atHand: ready.map(({ row }) => {
-      const own = mine.get(row.tenantId) ?? 0;
-      const isBig = own * 4 > ready.length && own < ready.length;
-      return { shard: row.shard, triggerId: row.triggerId, epoch: row.leaseEpoch, isBig };
-    }),
+    atHand: ready.map(keyOf),
+    small: ready.filter(({ row }) => ownOf(row) * 4 <= ready.length).map(keyOf),
     oldest: ready.length === 0 ? null : Math.min(...ready.map(({ at }) => at)),
     next: later.length === 0 ? null : Math.min(...later),
   };
@@ -155,9 +159,11 @@ export function tick(context: ModelContext, input: TickInput, seen?: (what: Tick
         ),
       )
     : 0;
-  const whole = room >= sums.due || (room % size) * 2 >= size ? room : room - (room % size);
-  const keys = Math.min(sums.atHand.length, whole);
-  const made = put(context, input, sums.atHand.slice(0, keys));
+  const rounded = room >= sums.due || (room % size) * 2 >= size ? room : room - (room % size);
+  const whole = Math.min(sums.atHand.length, rounded);
+  const keys = whole > 0 ? whole : Math.min(room, sums.small.length);
+  const ranked = whole > 0 || kept !== undefined ? sums.atHand : sums.small;
+  const made = put(context, input, ranked.slice(0, keys));
   if (kept !== undefined) (tables.ranked.get(input.timerShard) as { taken: number }).taken += keys;
   else if (ahead > 0)
     tables.ranked.set(input.timerShard, {
@@ -166,7 +172,7 @@ export function tick(context: ModelContext, input: TickInput, seen?: (what: Tick
       taken: 0,
       oldest: sums.oldest,
       next: sums.next,
-      keys: sums.atHand.slice(keys, keys + (may ? ahead * size : 0)).map(({ isBig: _, ...key }) => key),
+      keys: ranked.slice(keys, keys + (may ? ahead * size : 0)).map(({ isBig: _, ...key }) => key),
     });
   if (scanned !== undefined) seen?.({ ready: scanned.ready, planned: made });
   shard.tickedAt = now;
@@ -192,6 +198,7 @@ function keptOf({ tables, now }: ModelContext, input: TickInput): Sums | undefin
   if (taken >= keys.length || (taken + input.batchSize > keys.length && due !== keys.length)) return undefined;
   return {
     due: due - taken,
+    small: [],
     atHand: keys.slice(taken).map((key) => ({ ...key, isBig: false })),
     oldest: kept.oldest,
     next: kept.next,
