@@ -199,6 +199,24 @@ describe('an entry whose events were all taken', () => {
     expect(decided(polled([{ cursorAfter: null }]))).toEqual(row({ ...quiet, cursor: 'null' }));
   });
 
+  test('of the version that was used before writes none', () => {
+    expect(decided(polled([{ cursorAfter: '1', versionUsed: '1' }]))).not.toHaveProperty('row.versionUsed');
+    expect(decided(polled([{ cursorAfter: '1', versionUsed: '2' }]))).toMatchObject({ row: { versionUsed: '2' } });
+  });
+
+  test.each<[string, Page, object]>([
+    ['more', { more: true }, { outcome: 'more' }],
+    ['another version', { versionUsed: '2' }, { versionUsed: '2' }],
+    ['other keys', { rekeys: true }, { rekeyed: true }],
+    ['a finished prime', { primeDone: true }, { primed: true }],
+    ['a gap', { gap: true }, { warnings: ['gap_suspected'] }],
+    ['a pause', { retryAfterSeconds: 9 }, { retryAfterSeconds: 9 }],
+    ['quiet keys', { quietKeys: 'AAAAAAAAAAE=' }, { seen: Uint8Array.of(0, 0, 0, 0, 0, 0, 0, 1) }],
+    ['nothing', { versionUsed: '1', deduplicated: 4 }, { outcome: 'success', deduplicated: 4, found: 4, pollMs: 5 }],
+  ])('whose one page kept the cursor still says what else it brought: %s', (_what, page, wanted) => {
+    expect(decided(polled([{ cursorAfter: '1', sameCursor: true, ...page }]))).toMatchObject({ row: wanted });
+  });
+
   test('remembers quiet keys, and tells when it is primed', () => {
     const quietKeys = resultRecord({ events: a }).newKeys;
     const entry = polled([{ quietKeys, primeDone: true, cursorAfter: '1' }]);
@@ -293,7 +311,7 @@ describe('an entry whose events were not all taken', () => {
   const d = eventsOf('d');
   const third = { events: d, cursorAfter: '3', versionUsed: '3' };
   const parts = [
-    { events: a, more: true, cursorAfter: '1', versionUsed: '1', deduplicated: 2 },
+    { events: a, more: true, cursorAfter: '1', versionUsed: '1b', deduplicated: 2 },
     { events: bc, more: true, cursorAfter: '2', versionUsed: '2', taken: new Set([bc[0]?.eventId as string]) },
     { ...third, taken: 'none' },
   ] as const;
@@ -309,19 +327,19 @@ describe('an entry whose events were not all taken', () => {
   test('stays open, and the last hop keeps what was taken: the cursor of the last whole page and the keys beyond it', () => {
     expect(decided(polled(parts))).toEqual(open);
     expect(decided(polled(parts), true)).toEqual(
-      row({ ...released, events: 2, cursor: '1', versionUsed: '1', seen: keysOf(a, bc.slice(0, 1)) }),
+      row({ ...released, events: 2, cursor: '1', versionUsed: '1b', seen: keysOf(a, bc.slice(0, 1)) }),
     );
   });
 
   test('never takes keys of a page behind the one that was not taken whole', () => {
     const pages = [parts[0], { ...parts[1], taken: 'none' as const }, { ...third, taken: 'whole' as const }];
     expect(decided(polled(pages), true)).toEqual(
-      row({ ...released, events: 2, cursor: '1', versionUsed: '1', seen: keysOf(a) }),
+      row({ ...released, events: 2, cursor: '1', versionUsed: '1b', seen: keysOf(a) }),
     );
   });
 
   test('of which nothing was taken writes no cursor and no keys', () => {
-    const pages = [{ events: a, cursorAfter: '1', versionUsed: '1', taken: 'none' as const }];
+    const pages = [{ events: a, cursorAfter: '1', versionUsed: '1b', taken: 'none' as const }];
     expect(decided(polled(pages), true)).toEqual(row({ ...released, events: 0, deduplicated: 0, found: 1 }));
   });
 
@@ -342,7 +360,7 @@ describe('an entry whose events were not all taken', () => {
         ...released,
         events: 2,
         cursor: '3',
-        versionUsed: '1',
+        versionUsed: '1b',
         seen: keysOf(a, bc.slice(0, 1)),
         held: [bc[1], d[0]].map((event) => ({ eventId: event?.eventId as string, json: event?.json as string })),
       }),
@@ -359,7 +377,7 @@ describe('an entry whose events were not all taken', () => {
       polled: true,
       events: 0,
     } as const;
-    const taken = { cursor: '1', versionUsed: '1', seen: keysOf(a, bc.slice(0, 1)) };
+    const taken = { cursor: '1', versionUsed: '1b', seen: keysOf(a, bc.slice(0, 1)) };
     expect(decided(polled(parts, { gone: true }))).toEqual(row({ ...gone, ...taken }));
     const once = trigger({ pollPolicy: { dedupe: 'unique', repeatable: false } });
     expect(decided(polled(parts, { gone: true, trigger: once }))).toMatchObject({
