@@ -88,12 +88,15 @@ async function statesOf(deps: BatchDeps, entries: readonly Polled[]): Promise<Re
   return new Map(states.map((state) => [state.triggerId, state]));
 }
 
-/** At most hourly, and only when the cursor or the keys moved: when an hour's edge lies between the last slot and this one. */
-function isStateDue(entry: Polled): boolean {
-  const changed = entry.chain.pages.some((page) => page.record.newKeys !== '' || page.record.quietKeys !== undefined);
-  if (!changed) return false;
-  const due = Date.parse(entry.trigger.dueAt);
-  return Math.floor(due / HOUR_MS) !== Math.floor((due - entry.trigger.intervalSeconds * 1000) / HOUR_MS);
+/**
+ * At most hourly, and only when keys were added without an event (the state goes along with events anyway): when an hour's
+ * edge lies between the last slot and this one.
+ */
+function isStateDue({ chain, trigger }: Polled): boolean {
+  const isQuiet = chain.pages.every((page) => page.record.events.length === 0);
+  if (!isQuiet || chain.pages.every((page) => page.record.quietKeys === undefined)) return false;
+  const due = Date.parse(trigger.dueAt);
+  return Math.floor(due / HOUR_MS) !== Math.floor((due - trigger.intervalSeconds * 1000) / HOUR_MS);
 }
 
 function parcelOf(entry: Polled, held: readonly HeldEvent[], state: TriggerState | undefined): Parcel {
