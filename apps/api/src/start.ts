@@ -20,6 +20,8 @@ export interface ApiConfig {
   readonly engineKey?: Secret | undefined;
   /** Set: every event is published. */
   readonly natsUrl?: Secret | undefined;
+  /** Pipeline of new triggers; v2 when absent. */
+  readonly defaultPipeline?: 'v2' | 'legacy';
   /** The first API key (MILKRUN_KEY): made at start with every scope, for the tenant `default`. */
   readonly apiKey?: Secret | undefined;
 }
@@ -61,6 +63,7 @@ export async function startApi({
     log,
     migrate,
     publishEvents: config.natsUrl !== undefined,
+    ...(config.defaultPipeline === undefined ? {} : { pipeline: config.defaultPipeline }),
   });
   const closing = new AbortController();
   const engineUrl = config.engineUrl ?? (config.enginePort ? `http://127.0.0.1:${config.enginePort}` : undefined);

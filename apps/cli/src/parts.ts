@@ -11,8 +11,9 @@ export interface StartInput extends PartInput {
 
 const STARTS: Readonly<Record<PartName, (input: StartInput) => Promise<RunningPart>>> = {
   async worker({ config, log, metrics, migrate }) {
-    const { startWorker } = await import('@milkrun/worker');
-    return await startWorker({ config, log, metrics, migrate });
+    const { startLegacyWorker, startWorker } = await import('@milkrun/worker');
+    const start = config.pipelines === 'legacy' ? startLegacyWorker : startWorker;
+    return await start({ config, log, metrics, migrate });
   },
 
   async api({ config, log, metrics, migrate }) {

@@ -3,9 +3,7 @@
  *
  * PostgreSQL or Temporal gone for a while: the process stays, not ready, and goes on by itself.
  */
-import { createServer } from 'node:net';
 import { hostname } from 'node:os';
-import { fileURLToPath } from 'node:url';
 import {
   type BatchDeps,
   commitBatch,
@@ -13,12 +11,9 @@ import {
   createLocalKeyFile,
   createLocalKeys,
   createSnapshots,
-  DEFAULT_LIMITS,
-  PollSlots,
   SourceHolds,
 } from '@milkrun/batch-poller';
 import type { Config } from '@milkrun/config';
-import { createControlPlane } from '@milkrun/control-plane';
 import { type ControlPlane, systemClock as clock, type Log, QUEUES, systemRng as rng, uuidv7 } from '@milkrun/core';
 import {
   checkLiveness,
@@ -37,21 +32,15 @@ import {
   type Loop,
 } from '@milkrun/dispatch';
 import { createObjectStore } from '@milkrun/object-store';
-import { createPollRunner, defaultCredentials, LOCAL_CREDENTIALS } from '@milkrun/poll-runner';
 import type { TelemetryMetrics } from '@milkrun/telemetry';
-import {
-  bundleWorkflows,
-  createWorkerHost,
-  installTemporalRuntime,
-  temporalConnection,
-  type WorkerHost,
-} from '@milkrun/worker-host';
+import { bundleWorkflows, type WorkerHost } from '@milkrun/worker-host';
 import { openWorkerDb, type WorkerDb } from '@milkrun/workerdb';
 import { Context } from '@temporalio/activity';
-import { Client, Connection } from '@temporalio/client';
 import { createEngineApi } from './engine-api.ts';
 import { figuresOf } from './figures.ts';
 import { guardStore } from './guarded-store.ts';
+import { startLegacyPipeline } from './legacy-pipeline.ts';
+import { createParts, deployment, required, workflowPath } from './parts.ts';
 import type { WrapPort } from './ports.ts';
 import { createTestTrigger } from './test-trigger.ts';
 
@@ -80,21 +69,16 @@ const POLL_STEPS = 16;
 const DRAIN_MS = 40_000;
 /** How long a batch may go on by itself before a drain without a successor commits it. */
 const OWN_END_MS = 10_000;
-const GRACE_MS = 5_000;
-const FORCE_MS = 10_000;
 const BREAKERS = ['object_store', 'control_plane', 'poll_function'];
 /** Where a live batch can be, as its row says. */
 const BATCH_PLACES = ['planned', 'claim', 'auth', 'poll', 'broadcast', 'commit', 'backoff'];
 const GAUGES_MS = 10_000;
 const SNAPSHOT_DAYS_MS = 7 * 86_400_000;
-const FUNCTION_SLACK_S = 5;
 /** Once a day the whole feed is read and compared: what a push lost, or a bug hid, comes to light. */
 const RESYNC_MS = 86_400_000;
 
 export async function startWorker({ config, log, metrics, migrate, wrap }: WorkerInput): Promise<RunningWorker> {
   const port: WrapPort = wrap ?? ((_, adapter) => adapter);
-  const sdkMetrics = `127.0.0.1:${await freePort()}`;
-  installTemporalRuntime({ log, metricsAddress: sdkMetrics });
   const startedAt = new Date(clock.now()).toISOString();
   const workerId = `${hostname()}:${process.pid}:${uuidv7(clock, rng)}`;
   const db = port(
@@ -112,36 +96,10 @@ export async function startWorker({ config, log, metrics, migrate, wrap }: Worke
   await objects.probe();
   // Breakers report when they open and close: until then they are closed.
   for (const dependency of BREAKERS) metrics.gauge('polling.breaker.open', 0, { dependency });
-  const controlPlane = port(
-    'controlPlane',
-    createControlPlane({
-      url: required(config.controlPlaneUrl, 'CONTROL_PLANE_URL'),
-      key: config.controlPlaneKey?.reveal() ?? '',
-      clock,
-      rng,
-      metrics,
-      log,
-    }),
-  );
-  const runner = port(
-    'runner',
-    createPollRunner({
-      functionName: config.pollFunction,
-      region: process.env.AWS_REGION ?? process.env.AWS_DEFAULT_REGION ?? 'us-east-1',
-      ...(config.pollFunctionEndpoint === undefined ? {} : { endpoint: config.pollFunctionEndpoint }),
-      credentials: config.pollFunctionEndpoint === undefined ? defaultCredentials() : async () => LOCAL_CREDENTIALS,
-      width: config.pollWidth,
-      answerBytesMax: config.pollAnswerBytes,
-      byteBudget: config.pollByteBudget,
-      clock,
-      metrics,
-      log,
-    }),
-  );
-  await refuseSlowFunction(config, runner.readFunctionTimeout.bind(runner), log);
+  const parts = await createParts({ config, log, metrics, port });
+  const { controlPlane, runner, slots, temporal: client, host } = parts;
   await db.ensureTimerShards(config.timerShards);
 
-  const slots = new PollSlots({ width: config.pollWidth, clock });
   const keys = createLocalKeys(config.blobKey?.reveal() ?? (await ownKey(config)));
   const draining = new AbortController();
   const holds = new SourceHolds(clock, (limits) => db.limitSources(limits));
@@ -154,9 +112,6 @@ export async function startWorker({ config, log, metrics, migrate, wrap }: Worke
     () => void learnAll().catch((error: unknown) => log.warn({ error: String(error) }, 'limits.unread')),
   );
   let othersLive = 1;
-  // Lazy: with Temporal away the process stays, not ready, and goes on by itself.
-  const connection = Connection.lazy(config.temporal.connectionOptions as object);
-  const client = port('temporal', new Client({ connection, namespace: config.temporal.namespace }));
   const arms = (by: 'commit' | 'feed' | 'verb' | 'start') =>
     port(`${by}Timers`, createTimerManager({ client, log, metrics, by }));
   const deps: BatchDeps = {
@@ -171,27 +126,12 @@ export async function startWorker({ config, log, metrics, migrate, wrap }: Worke
     rng,
     metrics,
     log,
-    limits: { ...DEFAULT_LIMITS, pollDeadlineMs: config.pollDeadlineMs },
+    limits: parts.limits,
     storeAvailable: () => objects.available(),
     draining: draining.signal,
     alone: async () => othersLive === 0,
   };
 
-  const failure = Promise.withResolvers<never>();
-  failure.promise.catch(() => {});
-  const host = createWorkerHost({
-    connect: temporalConnection(
-      { ...(config.temporal.connectionOptions as object), namespace: config.temporal.namespace },
-      clock,
-    ),
-    namespace: config.temporal.namespace,
-    clock,
-    log,
-    metrics,
-    onFatal: (error) => failure.reject(error),
-    graceMs: GRACE_MS,
-    forceMs: FORCE_MS,
-  });
   const liveness: LivenessDeps = {
     store: db,
     client,
@@ -228,6 +168,10 @@ export async function startWorker({ config, log, metrics, migrate, wrap }: Worke
   const engine = await api.listen({ host: config.engineHost, port: config.enginePort });
   const loops = await startLoops();
   await startQueues(host);
+  const legacy =
+    config.pipelines === 'both'
+      ? await startLegacyPipeline({ config, migrate, ...parts, draining: draining.signal })
+      : undefined;
 
   async function startLoops(): Promise<Loop[]> {
     const shared = { store: db, clock, log, metrics, workerId };
@@ -335,7 +279,7 @@ export async function startWorker({ config, log, metrics, migrate, wrap }: Worke
     // Its own row first: who asks from now on must not count this worker among those that can take over.
     othersLive = (await db.removeWorker(workerId).catch(() => ({ othersLive: 1 }))).othersLive;
     draining.abort(new Error('the worker drains'));
-    await Promise.all(loops.map((loop) => loop.stop()));
+    await Promise.all([...loops.map((loop) => loop.stop()), legacy?.stopLoops()]);
     if (othersLive === 0) {
       let open = await openBatches(db);
       while (clock.monotonic() - started < DRAIN_MS && open !== 0) {
@@ -348,10 +292,9 @@ export async function startWorker({ config, log, metrics, migrate, wrap }: Worke
     }
     await host.stopAll();
     await api.close();
-    await runner.close();
-    await controlPlane.close();
+    await parts.close();
     await objects.close();
-    await connection.close();
+    await legacy?.close();
     await unlisten().catch(() => undefined);
     await db.close();
     log.info({ alone: othersLive === 0, ms: Math.round(clock.monotonic() - started) }, 'worker.drained');
@@ -359,22 +302,13 @@ export async function startWorker({ config, log, metrics, migrate, wrap }: Worke
 
   return {
     addresses: { engine },
-    metricsSources: [async () => await (await fetch(`http://${sdkMetrics}/metrics`)).text()],
-    failed: failure.promise,
+    metricsSources: parts.metricsSources,
+    failed: parts.failed,
     stop: () => {
       stopping ??= drain();
       return stopping;
     },
   };
-}
-
-function required<T>(value: T | undefined, name: string): T {
-  if (value === undefined) throw new Error(`${name} is not set: the worker needs it`);
-  return value;
-}
-
-function workflowPath(specifier: string): string {
-  return fileURLToPath(import.meta.resolve(specifier));
 }
 
 /** A key of this machine, for a store of this machine: settings refuse a bucket without BLOB_KEY. */
@@ -387,39 +321,6 @@ async function ownKey(config: Config): Promise<string> {
 /** Undefined while workerdb does not answer. */
 async function openBatches(db: WorkerDb): Promise<number | undefined> {
   return db.liveBatches().catch(() => undefined);
-}
-
-async function refuseSlowFunction(
-  config: Config,
-  read: (toolkit?: string) => Promise<number | null>,
-  log: Log,
-): Promise<void> {
-  if (config.pollFunction.includes('{toolkit}')) return;
-  const seconds = await read().catch(() => null);
-  if (seconds === null) {
-    log.info({ function: config.pollFunction }, 'poll_function.timeout_unread');
-    return;
-  }
-  const most = config.pollDeadlineMs / 1000 + FUNCTION_SLACK_S;
-  if (seconds > most) {
-    throw new Error(
-      `POLL_FUNCTION ${config.pollFunction} has a time-out of ${seconds} s; accepted: at most POLL_DEADLINE + ${FUNCTION_SLACK_S} s = ${most} s`,
-    );
-  }
-}
-
-/** With WORKER_BUILD_ID set: batches are pinned to their deployment, timer shards follow the newest. */
-function deployment(config: Config) {
-  const { workerBuildId } = config;
-  if (workerBuildId === undefined) return { activities: {}, batch: {}, timer: {} };
-  const options = (defaultVersioningBehavior: 'PINNED' | 'AUTO_UPGRADE') => ({
-    workerDeploymentOptions: {
-      version: { deploymentName: 'milkrun', buildId: workerBuildId },
-      useWorkerVersioning: true as const,
-      defaultVersioningBehavior,
-    },
-  });
-  return { activities: options('PINNED'), batch: options('PINNED'), timer: options('AUTO_UPGRADE') };
 }
 
 /** Whether the feed has nothing after the cursor that is applied. */
@@ -444,13 +345,4 @@ async function commitByForce(
       deps.log.warn({ batchId, error: String(error) }, 'drain.commit_failed');
     });
   }
-}
-
-async function freePort(): Promise<number> {
-  const server = createServer();
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
-  const address = server.address();
-  await new Promise((resolve) => server.close(resolve));
-  if (address === null || typeof address === 'string') throw new Error('no free port on 127.0.0.1');
-  return address.port;
 }

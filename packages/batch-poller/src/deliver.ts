@@ -4,7 +4,7 @@
  */
 import type { DeadLetter, HeldEvent, StateResult, StateStatus } from '@milkrun/core';
 import { halve } from '@milkrun/core';
-import type { BatchDeps } from './deps.ts';
+import type { DeliverDeps } from './deps.ts';
 import type { FoldedPage } from './fold.ts';
 import { type DeliveredRecord, deadLetterRecordOf, HELD_REF } from './snapshot/records.ts';
 
@@ -62,7 +62,7 @@ const UNSAID = 'the receiver refused it';
 type Refusal = Extract<StateStatus, { status: 'rejected' }>;
 
 export async function deliverLane(
-  deps: BatchDeps,
+  deps: DeliverDeps,
   parcels: readonly Parcel[],
   options: LaneOptions,
 ): Promise<LaneReport> {
@@ -281,7 +281,7 @@ function resultOf({ parcel, events, last }: Piece): StateResult {
 }
 
 /** Chunks of ≤ 500 events and ≤ 1 MiB; a long parcel spans several, `last` only on its final piece, with the poll state. */
-function chunksOf(deps: BatchDeps, parcels: readonly Parcel[]): Piece[][] {
+function chunksOf(deps: DeliverDeps, parcels: readonly Parcel[]): Piece[][] {
   const { chunkEventsMax, chunkBytesMax } = deps.limits;
   const chunks: Piece[][] = [];
   let chunk: Piece[] = [];

@@ -46,3 +46,8 @@ export interface BatchDeps {
   /** Whether no other worker is live: then a draining step returns early instead of handing over. */
   readonly alone: () => Promise<boolean>;
 }
+
+/** What one poll needs of them. */
+export type PollDeps = Pick<BatchDeps, 'runner' | 'slots' | 'holds' | 'clock' | 'metrics' | 'limits'>;
+/** What sending needs of them. */
+export type DeliverDeps = Pick<BatchDeps, 'controlPlane' | 'metrics' | 'log' | 'limits'>;

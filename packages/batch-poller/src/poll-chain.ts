@@ -18,7 +18,7 @@ import {
   type VerdictCode,
   withoutSecrets,
 } from '@milkrun/core';
-import type { BatchDeps } from './deps.ts';
+import type { PollDeps } from './deps.ts';
 import { isSameCursor } from './same-cursor.ts';
 import { deadLetterRecordOf, type ResultRecord } from './snapshot/records.ts';
 import type { ResultWriter } from './snapshot/snapshot.ts';
@@ -52,7 +52,7 @@ const SKIPPED_SECONDS_MAX = 60;
 /** Loaded and used without a wait between; a chain of several pages has an index of its own. */
 const shared = new SeenIndex();
 
-function requestBody(deps: BatchDeps, input: ChainInput, cursor: string | null, deadlineMs: number): string {
+function requestBody(deps: PollDeps, input: ChainInput, cursor: string | null, deadlineMs: number): string {
   const { trigger } = input;
   const since = trigger.primed || trigger.since === null ? '' : `,"since":${JSON.stringify(trigger.since)}`;
   return (
@@ -62,7 +62,7 @@ function requestBody(deps: BatchDeps, input: ChainInput, cursor: string | null, 
   );
 }
 
-export async function pollChain(deps: BatchDeps, input: ChainInput): Promise<ChainOutcome> {
+export async function pollChain(deps: PollDeps, input: ChainInput): Promise<ChainOutcome> {
   const { trigger, state } = input;
   let cursor = state?.cursor ?? null;
   let seen: Uint8Array = state?.seen ?? NOTHING;
@@ -224,7 +224,7 @@ function primeOf(trigger: ClaimedTrigger): Prime {
   return { createdAtMs: Date.parse(createdAt), sinceMs: since === null ? null : Date.parse(since) };
 }
 
-function noteFailure(deps: BatchDeps, reply: Extract<PollReply, { message: string }>): number {
+function noteFailure(deps: PollDeps, reply: Extract<PollReply, { message: string }>): number {
   deps.metrics.count('polling.poll.polls', 1, { code: reply.code });
   if (reply.code === 'poll.throttled') {
     deps.slots.throttled();

@@ -51,8 +51,9 @@ export function loadConfig({ env, file, process }: LoadConfigOptions): Config {
     const own = give(option, env, settings);
     given.set(key, own);
     if (own.text === undefined) {
-      if (option.requiredBy.includes(process)) {
-        problems.push({ name: option.env, message: `milkrun ${process} needs it; accepted: ${option.parser.accepts}` });
+      const needing = needs(key, option, process, give(OPTIONS.pipelines, env, settings).text);
+      if (needing !== undefined) {
+        problems.push({ name: option.env, message: `${needing} needs it; accepted: ${option.parser.accepts}` });
       }
       continue;
     }
@@ -69,6 +70,14 @@ export function loadConfig({ env, file, process }: LoadConfigOptions): Config {
   const config = Object.freeze({ ...values, process, temporal }) as unknown as Config;
   givenBy.set(config, given);
   return config;
+}
+
+/** Who needs a setting that is missing, for the refusal; undefined when nobody does. */
+function needs(key: OptionKey, option: Option<unknown>, process: Process, pipelines = 'v2'): string | undefined {
+  if (process === 'worker' && pipelines !== 'v2' && key === 'registrydbUrl')
+    return `milkrun worker --pipelines=${pipelines}`;
+  if (process === 'worker' && pipelines === 'legacy' && key === 'workerdbUrl') return undefined;
+  return option.requiredBy.includes(process) ? `milkrun ${process}` : undefined;
 }
 
 /** An empty variable counts as not set, as docker compose writes unset ones. */

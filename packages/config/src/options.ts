@@ -288,8 +288,15 @@ export const OPTIONS = {
     'Hops after which a batch commits by force.',
     ENGINE,
   ),
+  pipelines: withDefault(
+    'PIPELINES',
+    choice('v2', 'legacy', 'both'),
+    'v2',
+    'Pipelines a worker runs; --pipelines wins. legacy and both need REGISTRYDB_URL; legacy alone needs no WORKERDB_URL.',
+    { readBy: ['worker', 'dev'] },
+  ),
   defaultPipeline: withDefault('DEFAULT_PIPELINE', choice('v2', 'legacy'), 'v2', 'Pipeline of new triggers.', {
-    readBy: ['worker', 'api', 'dev'],
+    readBy: ['api', 'dev'],
   }),
   workerBuildId: optional(
     'WORKER_BUILD_ID',

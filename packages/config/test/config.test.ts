@@ -58,6 +58,7 @@ test('the defaults are those of the reference, and the object is frozen', () => 
     pollByteBudget: 536_870_912,
     leaseTtlMs: 45_000,
     maxRetryCounter: 3,
+    pipelines: 'v2',
     defaultPipeline: 'v2',
     home: '.milkrun',
     objectStore: 'fs:.milkrun/objects',
@@ -95,6 +96,17 @@ test('the registry address is not shown', () => {
   expect(printConfig(load({ NPM_REGISTRY: 'https://packages.inside.example/npm/' }))).not.toContain('inside');
 });
 
+test.each([
+  ['both', {}, ['REGISTRYDB_URL']],
+  ['legacy', {}, ['REGISTRYDB_URL']],
+  ['legacy', { WORKERDB_URL: '', REGISTRYDB_URL: 'postgres://h/r' }, []],
+  ['both', { WORKERDB_URL: '', REGISTRYDB_URL: 'postgres://h/r' }, ['WORKERDB_URL']],
+])('a worker of PIPELINES=%s is refused without the databases it needs', (PIPELINES, env, missing) => {
+  const problems = problemsOf({ ...WORKER, PIPELINES, ...env }, 'worker');
+  expect(problems.map(({ name }) => name)).toEqual(missing);
+  if (missing[0] === 'REGISTRYDB_URL') expect(problems[0]?.message).toContain(`--pipelines=${PIPELINES} needs it`);
+});
+
 test('BLOB_KEY may lie in a file', () => {
   const key = randomBytes(32).toString('base64');
   expect(load({ BLOB_KEY: `file:${fileOf(`${key}\n`)}` }).blobKey?.reveal()).toBe(key);
@@ -117,6 +129,7 @@ test.each([
   ['API_PORT', '65536'],
   ['TIMER_SHARDS', '65'],
   ['DEFAULT_PIPELINE', 'V2'],
+  ['PIPELINES', 'v1'],
   ['OBJECT_STORE', 's3:bucket'],
   ['OBJECT_STORE', 's3://u:p@bkt'],
   ['OBJECT_STORE', 'fs:'],

@@ -46,7 +46,7 @@ export function parsePush(body: unknown): ParsedChanges {
 }
 
 function changeOf(record: z.infer<typeof upsertSchema>): TriggerChange & { readonly op: 'upsert' } {
-  const { since, poll, primed, pollNow, cursor, pollState, resume, ...rest } = record;
+  const { since, poll, primed, pollNow, cursor, pollState, resume, pipeline, ...rest } = record;
   const { dedupe = 'unique', repeatable = true, overlapSeconds } = poll ?? {};
   return {
     ...rest,
@@ -57,5 +57,6 @@ function changeOf(record: z.infer<typeof upsertSchema>): TriggerChange & { reado
     ...(cursor === undefined ? {} : { cursor }),
     ...(pollState === undefined ? {} : { pollState }),
     ...(resume === undefined ? {} : { resume }),
+    ...(pipeline === undefined ? {} : { pipeline }),
   };
 }

@@ -119,6 +119,7 @@ export const upsertSchema = z.object({
   cursor: z.optional(cursorSchema),
   pollState: absent(pollStateSchema),
   resume: absent(z.enum(['cursor', 'now'])),
+  pipeline: absent(z.enum(['v2', 'legacy'])),
 });
 
 export const deleteSchema = z.object({

@@ -18,6 +18,7 @@ export {
 export { assertTransition, type EntryStateName, ImpossibleTransition, TRANSITIONS } from './entry.ts';
 export { cloudEventJson, type EventSource, eventTypeOf, hasUncleanText } from './event.ts';
 export { eventIdOf, keyHashOf, STORAGE_SHARDS, storageShardOf } from './ids.ts';
+export { LEGACY_QUEUE, LEGACY_WORKFLOW, legacyWorkflowIdOf, triggerIdOfLegacyWorkflowId } from './legacy-names.ts';
 export { nearest } from './nearest.ts';
 export type {
   ActivityStore,
@@ -40,6 +41,7 @@ export type {
   TaskRecord,
   TaskStatus,
 } from './ports/activity-store.ts';
+export type { AloneInput, AlonePoller } from './ports/alone-poller.ts';
 export type {
   BatchCheck,
   BatchStep,
@@ -86,6 +88,7 @@ export type {
   Violation,
 } from './ports/dispatch-store.ts';
 export type { KeyProvider } from './ports/key-provider.ts';
+export type { LegacyCommit, LegacyDue, LegacyRead, LegacyStore } from './ports/legacy-store.ts';
 export type { Log, Metrics, Tags } from './ports/metrics.ts';
 export { noLog, noMetrics } from './ports/metrics.ts';
 export { type ObjectStore, ObjectStoreUnavailable, ObjectTooLarge } from './ports/object-store.ts';

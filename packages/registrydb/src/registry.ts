@@ -41,6 +41,8 @@ export interface RegistryOptions {
   readonly migrate?: boolean;
   /** True: every stored event goes to the outbox, for a bus; else those alone that activities wait for. */
   readonly publishEvents?: boolean;
+  /** Pipeline of new triggers; default v2. */
+  readonly pipeline?: 'v2' | 'legacy';
   /** Connections of the pool; default 16. */
   readonly connections?: number;
 }
@@ -93,7 +95,7 @@ export async function openRegistry(options: RegistryOptions): Promise<Registry> 
   return {
     keys: createApiKeys(store, masterKey, clock, rng),
     connections: createConnections({ store, sealer, clock, rng, log }),
-    triggers: createTriggers(store, clock, rng),
+    triggers: createTriggers(store, clock, rng, options.pipeline),
     feed,
     activities: createActivities(store, clock, rng),
     activitySchedules: createScheduleStore(store),

@@ -100,7 +100,12 @@ interface Write {
 const liftingFields = (_before: TriggerRow, fields: Fields): boolean =>
   fields.config !== undefined || fields.connectionId !== undefined;
 
-export function createTriggers({ db, transact }: Store, clock: Clock, rng: Rng): Triggers {
+export function createTriggers(
+  { db, transact }: Store,
+  clock: Clock,
+  rng: Rng,
+  pipeline: 'v2' | 'legacy' = 'v2',
+): Triggers {
   async function viewOf(runner: Runner, id: string): Promise<TriggerView> {
     const [view] = await selectTriggers(runner, sql`t.id = ${id}::uuid`, 1);
     return view as TriggerView;
@@ -181,6 +186,12 @@ export function createTriggers({ db, transact }: Store, clock: Clock, rng: Rng):
       results.push({ id, created: true });
     }
     const rows = made.length === 0 ? [] : await tx.insert(triggers).values(made).returning();
+    if (pipeline === 'legacy' && rows.length > 0) {
+      const ids = JSON.stringify(rows.map(({ id }) => id));
+      await tx.execute(sql`
+        insert into legacy_triggers (trigger_id, owner)
+        select id::uuid, 'legacy' from jsonb_array_elements_text(${ids}::text::jsonb) as g(id)`);
+    }
     await record(tx, { actor, action: 'created', kind: 'trigger', ids: rows.map(({ id }) => id) });
     await appendChanges(tx, [...changed, ...rows]);
     return results;
@@ -268,6 +279,7 @@ export function createTriggers({ db, transact }: Store, clock: Clock, rng: Rng):
         instruction:
           'cursor' in to ? { rewindCursor: to.cursor, resume: 'cursor' } : { rewindCursor: 'null', resume: 'now' },
         async change(_row, tx) {
+          await refuseDuringHandOff(tx, id);
           const primed = 'cursor' in to;
           await tx.execute(sql`
             update poll_states set poll_state = null, primed = primed and ${primed}, updated_at = statement_timestamp()
@@ -276,6 +288,14 @@ export function createTriggers({ db, transact }: Store, clock: Clock, rng: Rng):
         },
       }),
   };
+}
+
+/** What a hand-off carries over must not change under it; it takes a minute or two. */
+async function refuseDuringHandOff(tx: Transaction, id: string): Promise<void> {
+  const rows = await tx.execute<{ owner: string }>(sql`
+    select owner from legacy_triggers where trigger_id = ${id}::uuid and owner in ('to_v2', 'to_legacy') for share`);
+  if (rows.length === 0) return;
+  throw new RegistryProblem('conflict', `trigger ${id} is moving between pipelines: rewind it in a minute or two`);
 }
 
 const missing = (id: string): RegistryProblem => new RegistryProblem('not_found', `no trigger ${id}`);

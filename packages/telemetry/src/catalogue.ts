@@ -234,6 +234,13 @@ const entries = {
     tags: { code: ['ok', ...CODES] },
     about: 'Polls finished, by code. The rate of all is polls a second; the share of `ok` is the health of the fleet.',
   },
+  'polling.legacy.polls': {
+    type: 'counter',
+    unit: 'polls',
+    tags: { code: ['fenced', 'ok', ...CODES] },
+    about:
+      'Polls of the legacy pipeline that reached their commit, by code; fenced: another owner or attempt had the last word. Falls to nothing as triggers move to v2.',
+  },
   'polling.poll.duration': {
     type: 'histogram',
     unit: 'seconds',

@@ -17,12 +17,18 @@ const ABOUT: Readonly<Record<PartName, string>> = {
 };
 
 export function partCommand(io: Io, name: PartName): Command {
-  return new Command(name)
+  const part = new Command(name)
     .description(ABOUT[name])
-    .option('--no-migrate', 'refuse to start when the database has to be migrated, instead of migrating it')
-    .action(async ({ migrate }: { migrate: boolean }, command: Command) => {
-      await servePart(contextOf(io, command), name, (input) => startPart(name, { ...input, env: io.env, migrate }));
-    });
+    .option('--no-migrate', 'refuse to start when the database has to be migrated, instead of migrating it');
+  if (name === 'worker') {
+    const which = 'pipelines this worker runs, instead of PIPELINES; legacy and both need REGISTRYDB_URL';
+    part.addOption(new Option('--pipelines <which>', which).choices(['v2', 'legacy', 'both']));
+  }
+  return part.action(async ({ migrate, pipelines }: { migrate: boolean; pipelines?: string }, command: Command) => {
+    const env = pipelines === undefined ? io.env : { ...io.env, PIPELINES: pipelines };
+    const context = contextOf({ ...io, env }, command);
+    await servePart(context, name, (input) => startPart(name, { ...input, env, migrate }));
+  });
 }
 
 export function devCommand(io: Io): Command {

@@ -99,7 +99,7 @@ function isStateDue({ chain, trigger }: Polled): boolean {
   return Math.floor(due / HOUR_MS) !== Math.floor((due - trigger.intervalSeconds * 1000) / HOUR_MS);
 }
 
-function parcelOf(entry: Polled, held: readonly HeldEvent[], state: TriggerState | undefined): Parcel {
+export function parcelOf(entry: Polled, held: readonly HeldEvent[], state: TriggerState | undefined): Parcel {
   const { chain, trigger } = entry;
   const last = chain.pages.at(-1) as FoldedPage;
   const rekeyed = chain.pages.some((page) => page.record.rekeys === true);

@@ -107,6 +107,8 @@ export interface TriggerChange {
   readonly cursor?: string;
   readonly pollState?: string;
   readonly resume?: 'cursor' | 'now';
+  /** Who polls it, for an engine that does not know it yet; later a hand-off decides. Absent: v2. */
+  readonly pipeline?: 'v2' | 'legacy';
 }
 
 export interface DeletedTrigger {

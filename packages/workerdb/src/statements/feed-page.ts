@@ -135,6 +135,7 @@ function changeJson(change: FeedChange): string {
     hs: change.cursor !== undefined,
     hp: state !== undefined,
     re: change.resume ?? null,
+    lg: change.pipeline === 'legacy',
     ph: phaseOf(change.triggerId, change.intervalSeconds),
     ...(state === undefined ? {} : { ss: state.seen, sv: state.version }),
   };

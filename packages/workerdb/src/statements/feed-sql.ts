@@ -10,7 +10,7 @@ d as materialized (
   select r.*, case when r.hs then r.cur is null or r.cur = 'null'::jsonb end as from_start
   from j, jsonb_to_recordset(j.list) as r(del boolean, s smallint, i uuid, cv bigint, tn text, tk text, sl text, ve text, cf jsonb,
     co text, iv integer, en boolean, si timestamptz, cr timestamptz, po jsonb, pm boolean, pn boolean, hs boolean, cur jsonb,
-    sc jsonb, ss text, sv text, hp boolean, re text, ph integer) limit jsonb_array_length($1::text::jsonb)),
+    sc jsonb, ss text, sv text, hp boolean, re text, lg boolean, ph integer) limit jsonb_array_length($1::text::jsonb)),
 old as materialized (
   select d.*, p.*, coalesce(p.old_cv, (select z.config_version from tombstones z where z.trigger_id = d.i), -1) < d.cv as newer
   from d left join lateral (
@@ -72,12 +72,12 @@ fen as (
 ins as (
   insert into polling_trigger_runs (shard, enabled, owner, interval_s, trigger_id, phase_s, tenant_h, toolkit_h, def_bytes, connection_h,
     next_poll_at, primed, state_bytes, halted_code, halted_at, version_used)
-  select x.s, x.en, 'v', x.iv, x.i, x.ph, hash32(x.tn), hash32(x.tk), octet_length(x.cf::text) + 300, hash64(x.tn, x.co),
-    case when not x.en or (x.pm and not x.hp and not coalesce(x.hs, false)) then null
+  select x.s, x.en, case when x.lg then 'l' else 'v' end::"char", x.iv, x.i, x.ph, hash32(x.tn), hash32(x.tk), octet_length(x.cf::text) + 300, hash64(x.tn, x.co),
+    case when not x.en or (x.pm and not x.hp and not coalesce(x.hs, false) and not x.lg) then null
       when $2::boolean then next_slot(statement_timestamp(), x.iv, x.ph) else statement_timestamp() end,
     case when x.hs then not x.from_start else x.pm and x.hp end, coalesce(octet_length(x.ss) * 3 / 4 + octet_length(x.sc::text), 0),
-    case when x.pm and not x.hp and not coalesce(x.hs, false) then 2::smallint end,
-    case when x.pm and not x.hp and not coalesce(x.hs, false) then statement_timestamp() end, x.sv
+    case when x.pm and not x.hp and not coalesce(x.hs, false) and not x.lg then 2::smallint end,
+    case when x.pm and not x.hp and not coalesce(x.hs, false) and not x.lg then statement_timestamp() end, x.sv
   from x where not x.del and x.found is null order by x.s, x.i
   returning shard, next_poll_at, halted_code),
 insd as (
@@ -99,7 +99,7 @@ life as (
   insert into lifecycle_outbox (trigger_id, config_version, state, code, at)
   select x.i, x.cv, 'resumed', 'ok', statement_timestamp() from x where x.lifts and not x.del
   union all select x.i, x.cv, 'halted', 'cursor_lost', statement_timestamp() from x
-    where not x.del and x.found is null and x.pm and not x.hp and not coalesce(x.hs, false)),
+    where not x.del and x.found is null and x.pm and not x.hp and not coalesce(x.hs, false) and not x.lg),
 marks as (
   insert into resync_marks (shard, trigger_id) select d.s, d.i from d where $3::boolean and not d.del order by 1, 2 on conflict do nothing)
 select (select count(*)::int from x where not x.del) as upserted, (select count(*)::int from x where x.del and x.found is not null) as deleted,
