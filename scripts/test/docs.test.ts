@@ -189,7 +189,7 @@ test('npm scripts, drills and benches that are named exist', () => {
 });
 
 test('routes of the operations API are those of the code', () => {
-  const code = read('apps/worker/src/engine-api.ts');
+  const code = read('apps/worker/src/engine-api.ts') + read('apps/worker/src/migration-routes.ts');
   const wanted = [...code.matchAll(/app\.(get|post)\('([^']+)'/g)].map(
     ([, method = '', url]) => `${method.toUpperCase()} ${url}`,
   );

@@ -12,6 +12,7 @@ import {
   shardsCommand,
 } from './commands/engine.ts';
 import { eventsCommand } from './commands/events.ts';
+import { migrateCommand } from './commands/migrate.ts';
 import { configCommand, devCommand, devServersCommand, partCommand } from './commands/processes.ts';
 import { triggersCommand } from './commands/triggers.ts';
 import { CommandFailed, EXIT, EXIT_HELP, type ExitCode } from './exit-codes.ts';
@@ -46,6 +47,7 @@ export function createProgram(io: Io): Command {
   program.addCommand(holdsCommand(io));
   program.addCommand(haltsCommand(io));
   program.addCommand(deadLettersCommand(io));
+  program.addCommand(migrateCommand(io));
   program.addCommand(doctorCommand(io));
   program.addCommand(configCommand(io));
   program.addCommand(devServersCommand(io), { hidden: true });

@@ -38,6 +38,9 @@ test.each([
   [['triggers', 'poll-now'], 'trigger ids, or --all'],
   [['triggers', 'poll-now', ID, '--all'], 'trigger ids, or --all'],
   [['triggers', 'poll-now', ID, '--toolkit', 'x'], 'go with --all'],
+  [['migrate', 'to-v2'], 'say what to move'],
+  [['migrate', 'to-v2', ID, '--all'], 'say what to move'],
+  [['migrate', 'to-legacy', '--all', '--per-second', 'fast'], 'integer from 1 to 1000'],
   [['holds', 'set', '--for', '5m'], 'name one of'],
   [['holds', 'set', '--all', '--for', 'long'], 'a duration such as'],
   [['shards', 'set', '65'], 'integer from 1 to 64'],
@@ -317,4 +320,28 @@ test('A05: activities of a folder are sent with their paths, front matter and pr
     'weekly-sbom',
   ]);
   expect(definitions[2]?.definition).toMatchObject({ description: expect.stringContaining('Every Monday at nine') });
+});
+
+test('migrate follows its progress, and fails with a hint when something was not moved', async () => {
+  const states = [
+    { state: 'running', moved: 1, refused: {} },
+    { state: 'done', moved: 2, refused: { no_codec: 1 } },
+  ];
+  const engine = await stubServer(({ method }) => {
+    if (method === 'POST') return { status: 202, body: { id: 'migration:1' } };
+    const rest = {
+      id: 'migration:1',
+      total: 3,
+      gone: 0,
+      pausedBecause: null,
+      examples: [{ triggerId: ID, code: 'no_codec' }],
+    };
+    return { body: { ...rest, ...states.shift() } };
+  });
+  const { code, out, err } = await run(['migrate', 'to-v2', '--toolkit', 'mail'], { ENGINE_URL: engine.url });
+  expect(engine.asked[0]).toMatchObject({ body: { direction: 'to_v2', toolkit: 'mail' } });
+  expect(code).toBe(1);
+  expect(out).toContain(ID);
+  expect(err).toContain('migration:1: running, 1 of 3 moved\n');
+  expect(err).toContain('not moved: 1 no_codec; MIGRATION_CODECS');
 });

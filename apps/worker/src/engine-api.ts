@@ -14,13 +14,16 @@ import {
   OTHER_CODES,
   VERDICTS,
 } from '@milkrun/core';
+import type { Migrations } from '@milkrun/migration';
 import type { HoldTarget, Scope, WorkerDb } from '@milkrun/workerdb';
 import fastify, { type FastifyInstance } from 'fastify';
 import { z } from 'zod';
 import type { Figures } from './figures.ts';
+import { migrationRoutes } from './migration-routes.ts';
 
 export interface EngineApiDeps {
   readonly db: WorkerDb;
+  readonly migrations: Migrations;
   readonly key: string | undefined;
   readonly figures: (since?: string) => Promise<Figures>;
   readonly pushChanges: (changes: readonly FeedChange[]) => Promise<FeedPageResult>;
@@ -240,5 +243,6 @@ export function createEngineApi(deps: EngineApiDeps): FastifyInstance {
     await deps.armAll();
     return { ended };
   });
+  migrationRoutes(app, deps);
   return app;
 }

@@ -2,16 +2,19 @@
 
 import { createAlonePoller } from '@milkrun/batch-poller';
 import type { Config } from '@milkrun/config';
-import { LEGACY_QUEUE } from '@milkrun/core';
+import { type CarriedObjects, LEGACY_QUEUE } from '@milkrun/core';
 import { createLoop } from '@milkrun/dispatch';
 import { createLegacyActivities, nudgeLegacy } from '@milkrun/legacy-poller';
+import { createLegacySteps, MIGRATION_QUEUE } from '@milkrun/migration';
 import { openLegacyStore } from '@milkrun/registrydb';
 import { bundleWorkflows } from '@milkrun/worker-host';
-import { deployment, type Parts, required, workflowPath } from './parts.ts';
+import { codecsOf, deployment, longestCallSecondsOf, type Parts, required, workflowPath } from './parts.ts';
 
 export interface LegacyPipelineInput extends Parts {
   readonly config: Config;
   readonly migrate: boolean;
+  /** Where hand-offs put what triggers remember. */
+  readonly carried: CarriedObjects;
   /** Aborts when the process drains. */
   readonly draining: AbortSignal;
 }
@@ -32,13 +35,26 @@ export async function startLegacyPipeline(input: LegacyPipelineInput): Promise<L
     url: required(config.registrydbUrl, 'REGISTRYDB_URL').reveal(),
     migrate: input.migrate,
   });
-  const bundle = await bundleWorkflows({
-    workflowsPath: workflowPath('@milkrun/legacy-poller/workflow'),
-    home: config.home,
-  });
+  const bundleOf = (specifier: string) =>
+    bundleWorkflows({ workflowsPath: workflowPath(specifier), home: config.home });
+  const bundle = await bundleOf('@milkrun/legacy-poller/workflow');
+  const migration = await bundleOf('@milkrun/migration/workflow');
   await host.start(LEGACY_QUEUE, {
     workflowBundle: { codePath: bundle.codePath },
     activities: { ...createLegacyActivities({ ...input, store, poll: createAlonePoller(input) }) },
+    ...deployment(config).timer,
+  });
+  await host.start(MIGRATION_QUEUE, {
+    workflowBundle: { codePath: migration.codePath },
+    activities: {
+      ...createLegacySteps({
+        store: store.handOffs,
+        client,
+        objects: input.carried,
+        codecs: codecsOf(config),
+        longestCallSeconds: longestCallSecondsOf(config),
+      }),
+    },
     ...deployment(config).timer,
   });
   const starter = createLoop({

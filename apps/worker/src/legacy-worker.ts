@@ -1,14 +1,23 @@
 /** `milkrun worker --pipelines=legacy`: the legacy pipeline alone. It opens registrydb and never workerdb. */
+import { createCarriedObjects, createLocalKeys } from '@milkrun/batch-poller';
+import { createObjectStore } from '@milkrun/object-store';
 import { createHealthApi } from './health-api.ts';
 import { startLegacyPipeline } from './legacy-pipeline.ts';
-import { createParts } from './parts.ts';
+import { createParts, ownKey } from './parts.ts';
+import type { WrapPort } from './ports.ts';
 import type { RunningWorker, WorkerInput } from './start-worker.ts';
 
-export async function startLegacyWorker({ config, log, metrics, migrate }: WorkerInput): Promise<RunningWorker> {
-  const parts = await createParts({ config, log, metrics });
+export async function startLegacyWorker({ config, log, metrics, migrate, wrap }: WorkerInput): Promise<RunningWorker> {
+  const port: WrapPort = wrap ?? ((_, adapter) => adapter);
+  const parts = await createParts({ config, log, metrics, port });
   const { host } = parts;
   const draining = new AbortController();
-  const legacy = await startLegacyPipeline({ config, migrate, ...parts, draining: draining.signal });
+  const objects = port('objects', createObjectStore(config.objectStore));
+  const carried = createCarriedObjects({
+    objects,
+    keys: createLocalKeys(config.blobKey?.reveal() ?? (await ownKey(config))),
+  });
+  const legacy = await startLegacyPipeline({ config, migrate, ...parts, carried, draining: draining.signal });
   const api = createHealthApi({ host, ping: () => legacy.ping() });
   const engine = await api.listen({ host: config.engineHost, port: config.enginePort });
   let stopping: Promise<void> | undefined;
@@ -19,6 +28,7 @@ export async function startLegacyWorker({ config, log, metrics, migrate }: Worke
     await api.close();
     await parts.close();
     await legacy.close();
+    await objects.close();
     log.info({}, 'worker.drained');
   }
   return {

@@ -3,15 +3,17 @@
  */
 import { createServer } from 'node:net';
 import { fileURLToPath } from 'node:url';
-import { type BatchLimits, DEFAULT_LIMITS, PollSlots } from '@milkrun/batch-poller';
+import { type BatchLimits, createLocalKeyFile, DEFAULT_LIMITS, PollSlots } from '@milkrun/batch-poller';
 import type { Config } from '@milkrun/config';
 import { createControlPlane } from '@milkrun/control-plane';
 import { type Clock, type ControlPlane, systemClock as clock, type Log, systemRng as rng } from '@milkrun/core';
 import type { TemporalClient } from '@milkrun/dispatch';
+import { type CodecName, type Codecs, createCodecs } from '@milkrun/migration';
 import { createPollRunner, defaultCredentials, type LambdaPollRunner, LOCAL_CREDENTIALS } from '@milkrun/poll-runner';
 import type { TelemetryMetrics } from '@milkrun/telemetry';
 import { createWorkerHost, installTemporalRuntime, temporalConnection, type WorkerHost } from '@milkrun/worker-host';
 import { Client, Connection } from '@temporalio/client';
+import { createLegacyClient } from './legacy-client.ts';
 import type { WrapPort } from './ports.ts';
 
 export interface PartsInput {
@@ -27,8 +29,9 @@ export interface Parts extends Pick<PartsInput, 'log' | 'metrics'> {
   readonly runner: LambdaPollRunner;
   /** The slots of the whole process, whichever pipeline polls. */
   readonly slots: PollSlots;
+  /** The legacy pipeline's, and that of migrations. */
   readonly client: Client;
-  /** The same, with what a drill has put before it. */
+  /** The engine's, with what a drill has put before it. */
   readonly temporal: TemporalClient;
   readonly host: WorkerHost;
   readonly clock: Clock;
@@ -82,7 +85,7 @@ export async function createParts({
   await refuseSlowFunction(config, runner.readFunctionTimeout.bind(runner), log);
   // Lazy: with Temporal away the process stays, not ready, and goes on by itself.
   const connection = Connection.lazy(config.temporal.connectionOptions as object);
-  const client = new Client({ connection, namespace: config.temporal.namespace });
+  const { namespace } = config.temporal;
   const failure = Promise.withResolvers<never>();
   failure.promise.catch(() => {});
   const host = createWorkerHost({
@@ -102,8 +105,8 @@ export async function createParts({
     controlPlane,
     runner,
     slots: new PollSlots({ width: config.pollWidth, clock }),
-    client,
-    temporal: port('temporal', client),
+    client: createLegacyClient(connection, namespace),
+    temporal: port('temporal', new Client({ connection, namespace })),
     host,
     clock,
     log,
@@ -168,4 +171,22 @@ async function freePort(): Promise<number> {
   await new Promise((resolve) => server.close(resolve));
   if (address === null || typeof address === 'string') throw new Error('no free port on 127.0.0.1');
   return address.port;
+}
+
+/** A key of this machine, for a store of this machine: settings refuse a bucket without BLOB_KEY. */
+export async function ownKey(config: Config): Promise<string> {
+  const path = `${config.home}/blob.key`;
+  await createLocalKeyFile(path);
+  return `file:${path}`;
+}
+
+/** `toolkit=codec` pairs of MIGRATION_CODECS. */
+export function codecsOf({ migrationCodecs }: Config): Codecs {
+  const pairs = migrationCodecs.split(',').map((pair) => pair.split('=') as [string, CodecName]);
+  return createCodecs(Object.fromEntries(pairs));
+}
+
+/** A call that has begun is over after this. */
+export function longestCallSecondsOf({ pollDeadlineMs }: Config): number {
+  return pollDeadlineMs / 1000 + FUNCTION_SLACK_S;
 }

@@ -8,7 +8,7 @@ import {
   type BatchDeps,
   commitBatch,
   createBatchActivities,
-  createLocalKeyFile,
+  createCarriedObjects,
   createLocalKeys,
   createSnapshots,
   SourceHolds,
@@ -31,6 +31,7 @@ import {
   type LivenessDeps,
   type Loop,
 } from '@milkrun/dispatch';
+import { createEngineSteps, createMigrations } from '@milkrun/migration';
 import { createObjectStore } from '@milkrun/object-store';
 import type { TelemetryMetrics } from '@milkrun/telemetry';
 import { bundleWorkflows, type WorkerHost } from '@milkrun/worker-host';
@@ -40,7 +41,7 @@ import { createEngineApi } from './engine-api.ts';
 import { figuresOf } from './figures.ts';
 import { guardStore } from './guarded-store.ts';
 import { startLegacyPipeline } from './legacy-pipeline.ts';
-import { createParts, deployment, required, workflowPath } from './parts.ts';
+import { codecsOf, createParts, deployment, longestCallSecondsOf, ownKey, required, workflowPath } from './parts.ts';
 import type { WrapPort } from './ports.ts';
 import { createTestTrigger } from './test-trigger.ts';
 
@@ -144,8 +145,10 @@ export async function startWorker({ config, log, metrics, migrate, wrap }: Worke
     everyMs: config.livenessEveryMs,
     stuckMs: config.livenessEveryMs / 2,
   };
+  const carried = createCarriedObjects({ objects, keys });
   const api = createEngineApi({
     db,
+    migrations: createMigrations({ client: parts.client, makeId: () => uuidv7(clock, rng) }),
     inspect: () => inspectLiveness(db),
     repair: async () => (await checkLiveness(liveness, draining.signal)).report,
     log,
@@ -170,7 +173,7 @@ export async function startWorker({ config, log, metrics, migrate, wrap }: Worke
   await startQueues(host);
   const legacy =
     config.pipelines === 'both'
-      ? await startLegacyPipeline({ config, migrate, ...parts, draining: draining.signal })
+      ? await startLegacyPipeline({ config, migrate, ...parts, carried, draining: draining.signal })
       : undefined;
 
   async function startLoops(): Promise<Loop[]> {
@@ -267,7 +270,16 @@ export async function startWorker({ config, log, metrics, migrate, wrap }: Worke
     );
     await to.start(QUEUES.timerShard, {
       workflowBundle: { codePath: timerBundle.codePath },
-      activities: { ...ticks },
+      activities: {
+        ...ticks,
+        ...createEngineSteps({
+          store: db.handOffs,
+          timers: arms('verb'),
+          objects: carried,
+          codecs: codecsOf(config),
+          longestCallSeconds: longestCallSecondsOf(config),
+        }),
+      },
       ...versioned.timer,
     });
     await ensureShards({ store: db, timers: arms('start') });
@@ -309,13 +321,6 @@ export async function startWorker({ config, log, metrics, migrate, wrap }: Worke
       return stopping;
     },
   };
-}
-
-/** A key of this machine, for a store of this machine: settings refuse a bucket without BLOB_KEY. */
-async function ownKey(config: Config): Promise<string> {
-  const path = `${config.home}/blob.key`;
-  await createLocalKeyFile(path);
-  return `file:${path}`;
 }
 
 /** Undefined while workerdb does not answer. */

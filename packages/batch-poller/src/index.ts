@@ -3,6 +3,7 @@ export { type BatchDeps, type BatchLimits, DEFAULT_LIMITS } from './deps.ts';
 export { type BatchPollerResult, type HopEnd, type HopSteps, runHop, stepOptions } from './hop.ts';
 export { createAlonePoller } from './poll-alone.ts';
 export { PollSlots } from './poll-slots.ts';
+export { createCarriedObjects } from './snapshot/carried-objects.ts';
 export { createLocalKeyFile, createLocalKeys, createLocalKeysFrom } from './snapshot/local-keys.ts';
 export type { CipherInput, SnapshotMachine } from './snapshot/machine.ts';
 export { createSnapshots, type Snapshots } from './snapshot/snapshot.ts';

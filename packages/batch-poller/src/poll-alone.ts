@@ -52,7 +52,7 @@ async function pollAlone(deps: AloneDeps, input: AloneInput): Promise<CommitRow 
     if (!(await input.mayPoll())) return undefined;
     await pollChain(deps, {
       ...{ batchId: input.runId, hop, attempt: 1, trigger: input.trigger, state: input.state },
-      ...{ auth: answer.auth, signal: input.signal, budgetEnd },
+      ...{ auth: answer.auth, signal: input.signal, budgetEnd, mayGoOn: input.mayPoll },
       writer: {
         append(record) {
           results.push({ record, at: { object: OBJECT, line: results.length } });

@@ -201,7 +201,7 @@ export async function pollChain(deps: PollDeps, input: ChainInput): Promise<Chai
 }
 
 /** Records a poll that is not made because most polls of its toolkit fail in this very step: it is charged nothing. */
-export async function skipPoll(deps: BatchDeps, input: ChainInput): Promise<ChainOutcome> {
+export async function skipPoll(deps: PollDeps, input: ChainInput): Promise<ChainOutcome> {
   deps.metrics.count('polling.poll.held');
   const seconds = Math.min(SKIPPED_SECONDS_MAX, input.trigger.intervalSeconds);
   await append(input, failure(input, 0, 'poll.rate_limited', 'not made: most polls of its toolkit fail', 0, seconds));

@@ -295,6 +295,13 @@ export const OPTIONS = {
     'Pipelines a worker runs; --pipelines wins. legacy and both need REGISTRYDB_URL; legacy alone needs no WORKERDB_URL.',
     { readBy: ['worker', 'dev'] },
   ),
+  migrationCodecs: withDefault(
+    'MIGRATION_CODECS',
+    text('toolkit=exact or toolkit=time, separated by commas', /^[\w.*-]+=(exact|time)(,[\w.*-]+=(exact|time))*$/),
+    'npm=exact,http=exact,synthetic=exact',
+    'How cursors of a toolkit (* for every other) are carried between pipelines; one without is not moved.',
+    { readBy: ['worker', 'dev'] },
+  ),
   defaultPipeline: withDefault('DEFAULT_PIPELINE', choice('v2', 'legacy'), 'v2', 'Pipeline of new triggers.', {
     readBy: ['api', 'dev'],
   }),

@@ -87,6 +87,17 @@ export type {
   TickResult,
   Violation,
 } from './ports/dispatch-store.ts';
+export type {
+  CarriedObjects,
+  CarriedTrigger,
+  Direction,
+  EngineHandOffs,
+  HandOffKey,
+  HandOffRefusal,
+  LegacyHandOffs,
+  MigrationScope,
+  Sealed,
+} from './ports/hand-off.ts';
 export type { KeyProvider } from './ports/key-provider.ts';
 export type { LegacyCommit, LegacyDue, LegacyRead, LegacyStore } from './ports/legacy-store.ts';
 export type { Log, Metrics, Tags } from './ports/metrics.ts';

@@ -27,7 +27,7 @@ const POLLS_A_RUN = 500;
 // Tried for as long as it takes: while registrydb is away there is nothing else to do.
 const { pollTrigger } = proxyActivities<LegacyActivities>({
   startToCloseTimeout: 300_000,
-  heartbeatTimeout: 30_000,
+  heartbeatTimeout: 15_000,
   retry: { initialInterval: 1_000, backoffCoefficient: 2, maximumInterval: 60_000 },
 });
 

@@ -1,4 +1,4 @@
--- Reason: takes back 0006. Dead letters are lost.
+-- Reason: takes back 0007. Dead letters are lost.
 -- Lock: ACCESS EXCLUSIVE on the tables.
 -- Older processes: must be stopped.
 drop table dead_letters;

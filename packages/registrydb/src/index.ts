@@ -14,7 +14,7 @@ export type { Events, EventView } from './events.ts';
 export type { Feed, FeedPage } from './feed.ts';
 export type { Begun, Idempotency } from './idempotency.ts';
 export { type ApiKeys, type ApiKeyView, SCOPES, type Scope, type VerifiedKey } from './keys.ts';
-export { type LegacyStoreOptions, openLegacyStore } from './legacy/legacy-store.ts';
+export { type LegacyRegistry, type LegacyStoreOptions, openLegacyStore } from './legacy/legacy-store.ts';
 export { type Actor, type ProblemKind, RegistryProblem } from './problem.ts';
 export {
   type ActivityRegistry,

@@ -5,7 +5,7 @@
 grant usage on schema public to :"worker";
 grant select, insert, update, delete on polling_triggers, polling_trigger_runs, polling_trigger_states, batches,
   batch_fences, workers, source_limits, source_health, turns, held_events, lifecycle_outbox, tombstones,
-  resync_marks, timer_shards, ranked_keys, holds_log to :"worker";
+  resync_marks, hand_offs, timer_shards, ranked_keys, holds_log to :"worker";
 grant select, insert, delete on dead_letters to :"worker";
 grant select, insert on poll_log, audit to :"worker";
 grant select, update on fleet, change_feed to :"worker";

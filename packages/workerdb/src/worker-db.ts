@@ -5,7 +5,7 @@
  * network call other than to PostgreSQL itself.
  */
 import { randomUUID } from 'node:crypto';
-import { type BatchStore, type Code, type DispatchStore, storageShardOf } from '@milkrun/core';
+import { type BatchStore, type Code, type DispatchStore, type EngineHandOffs, storageShardOf } from '@milkrun/core';
 import postgres, { type Sql } from 'postgres';
 import { codeNumberOf } from './code-numbers.ts';
 import { assertMigrated, migrate } from './migrate.ts';
@@ -15,6 +15,7 @@ import { endBatch } from './statements/end.ts';
 import { type ExplainRange, type Explanation, explainTrigger } from './statements/explain.ts';
 import { checkBatch, extendBatch } from './statements/extend.ts';
 import { applyPage } from './statements/feed-page.ts';
+import { createEngineHandOffs } from './statements/hand-offs.ts';
 import { holdFencedEvents, readHeldEvents } from './statements/held.ts';
 import { acknowledgeRecords, pendingRecords } from './statements/lifecycle.ts';
 import { type LimitRow, limitSources, listenForLimits, readSourceLimits } from './statements/limits.ts';
@@ -69,6 +70,7 @@ export interface WorkerDbOptions {
 }
 
 export interface WorkerDb extends BatchStore, DispatchStore {
+  readonly handOffs: EngineHandOffs;
   shards(): Promise<readonly ShardView[]>;
   batches(limit: number, ended: boolean): Promise<readonly BatchView[]>;
   /** `since`: RFC 3339; dead letters are counted from there. */
@@ -149,6 +151,7 @@ export async function openWorkerDb(options: WorkerDbOptions): Promise<WorkerDb> 
   };
   return {
     sql,
+    handOffs: createEngineHandOffs(sql, retried),
     claim: (input) => retried(() => claimPlannedKeys(sql, input)),
     extend: (input) => retried(() => extendBatch(sql, input)),
     check: (batchId) => checkBatch(sql, batchId),

@@ -18,7 +18,7 @@ const ALGORITHM = 'A256GCM';
 /** Raised when the meaning of a record changes. */
 const SCHEMA = 1;
 
-export type Purpose = 'entries' | 'auth' | 'verdicts' | 'results' | 'delivered';
+export type Purpose = 'entries' | 'auth' | 'verdicts' | 'results' | 'delivered' | 'carried';
 
 /** What an object is: part of what is authenticated. */
 export interface SealContext {

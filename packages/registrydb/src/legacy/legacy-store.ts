@@ -1,8 +1,9 @@
 /** The legacy pipeline's tables behind its port: opened by the worker that runs the pipeline. */
-import type { LegacyStore } from '@milkrun/core';
+import type { LegacyHandOffs, LegacyStore } from '@milkrun/core';
 import { openStore } from '../database.ts';
 import { registryMigrator } from '../registry.ts';
 import { commitLegacy } from './commit.ts';
+import { createLegacyHandOffs } from './hand-offs.ts';
 import { readLegacy } from './read.ts';
 
 export interface LegacyStoreOptions {
@@ -14,11 +15,15 @@ export interface LegacyStoreOptions {
   readonly connections?: number;
 }
 
+export interface LegacyRegistry extends LegacyStore {
+  readonly handOffs: LegacyHandOffs;
+}
+
 /** A trigger that is due for this long without a poll gets its workflow started or woken again. */
 const OVERDUE = "interval '10 s'";
 
 /** Opens registrydb for the legacy pipeline. Throws SchemaMismatch or the driver's error. */
-export async function openLegacyStore(options: LegacyStoreOptions): Promise<LegacyStore> {
+export async function openLegacyStore(options: LegacyStoreOptions): Promise<LegacyRegistry> {
   const { sql } = openStore({ url: options.url, connections: options.connections ?? 10 });
   try {
     if (options.migrate === false) await registryMigrator.assertMigrated(sql);
@@ -28,6 +33,7 @@ export async function openLegacyStore(options: LegacyStoreOptions): Promise<Lega
     throw error;
   }
   return {
+    handOffs: createLegacyHandOffs(sql),
     read: (triggerId) => readLegacy(sql, triggerId),
     async owns(triggerId, ownershipEpoch) {
       const rows = await sql.unsafe(

@@ -15,6 +15,7 @@ import {
 } from '@milkrun/core';
 import * as dispatch from '@milkrun/dispatch/workflow';
 import * as legacy from '@milkrun/legacy-poller/workflow';
+import * as migration from '@milkrun/migration/workflow';
 import { openLegacyStore } from '@milkrun/registrydb';
 import { createDatabase } from '@milkrun/testkit';
 import { openWorkerDb } from '@milkrun/workerdb';
@@ -27,8 +28,8 @@ const ID = '019ab8f2-0000-7000-8000-000000000001';
 
 test('the registered workflow names are the approved ones, and no two are the same', () => {
   expect(registered(legacy)).toEqual([LEGACY_WORKFLOW]);
-  const all = [...registered(v2), ...registered(dispatch), ...registered(legacy)];
-  expect(all).toEqual(['BatchPoller', 'TimerShard', 'PollingTriggerWorkflow']);
+  const all = [v2, dispatch, legacy, migration].flatMap(registered);
+  expect(all).toEqual(['BatchPoller', 'TimerShard', 'PollingTriggerWorkflow', 'HandOff', 'Migration']);
   expect(Object.values(WORKFLOWS)).not.toContain(LEGACY_WORKFLOW);
 });
 
