@@ -53,7 +53,7 @@ test('the tables are disjoint: neither database has one of the other pipeline', 
     'legacy_held_events',
     'legacy_triggers',
   ]);
-  expect(ofRegistry.filter((name) => /^(polling_|batch|timer_|held_|dead_)/.test(name))).toEqual([]);
+  expect(ofRegistry.filter((name) => /^(polling_|batch|timer_|held_)/.test(name))).toEqual([]);
   expect(ofWorker.filter((name) => name.startsWith('legacy_'))).toEqual([]);
 });
 
