@@ -17,7 +17,7 @@ const ROOT = fileURLToPath(new URL('..', import.meta.url));
 const MAIN = join(ROOT, 'apps/cli/src/main.ts');
 const COMMAND_MS_MAX = 60_000;
 /** Processes: `milkrun dev` starts each of them with this very command. */
-const PARTS = ['dev', 'worker', 'api', 'poll-function'];
+const PARTS = ['dev', 'worker', 'api', 'poll-function', 'orchestrator'];
 /** Exit codes that are answers: done, and doctor's "there are violations". */
 const FINE = [0, 4];
 const USAGE = 2;
@@ -98,7 +98,7 @@ function commandsOfPages(): Map<readonly string[], string> {
   const commands = new Map<readonly string[], string>();
   for (const [rest, page] of found) {
     const line = wordsOf(rest.replace(/\s+#.*$/, ''));
-    if (line.length > 0 && line[0] !== 'orchestrator') commands.set(line, page);
+    if (line.length > 0) commands.set(line, page);
   }
   return commands;
 }

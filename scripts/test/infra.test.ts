@@ -23,7 +23,12 @@ const own = Object.entries(services).filter(([, { image }]) => image === 'milkru
 test('each of our services is a process of the command line', () => {
   const io = { env: {}, out: () => {}, err: () => {}, isTty: false, readStdin: async () => '' };
   const commands = createProgram(io).commands.map((command) => command.name());
-  expect(own.map(([, { command }]) => command?.[0]).toSorted()).toEqual(['api', 'poll-function', 'worker']);
+  expect(own.map(([, { command }]) => command?.[0]).toSorted()).toEqual([
+    'api',
+    'orchestrator',
+    'poll-function',
+    'worker',
+  ]);
   for (const [, { command = [] }] of own) expect(commands).toContain(command[0]);
 });
 
