@@ -300,9 +300,11 @@ it.each([
   'A26: ticks nobody opened under %s are found: %i made up for, %i named as missed',
   async (policy, started, missed) => {
     const scene = await open();
-    const { id } = await scene.define(cron({ cron: '*/10 * * * *', misfire: { policy, max: 2 } }));
     const now = systemClock.now();
-    const last = Math.floor((now - 130_000) / 600_000) * 600_000;
+    // Every ten minutes, five away from now: no tick is just about to count as unopened.
+    const offset = (Math.floor(now / 60_000) + 5) % 10;
+    const last = Math.floor((now - offset * 60_000) / 600_000) * 600_000 + offset * 60_000;
+    const { id } = await scene.define(cron({ cron: `${offset}-59/10 * * * *`, misfire: { policy, max: 2 } }));
     const covered = new Date(last - 3_000_000);
     await scene.sql`update activity_definitions set covered_at = ${covered} where id = ${id}`;
     expect(await scene.schedules.recover()).toEqual({ started, missed });
