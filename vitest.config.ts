@@ -1,4 +1,3 @@
-import { availableParallelism } from 'node:os';
 import { defineConfig } from 'vitest/config';
 
 export default defineConfig({
@@ -6,8 +5,6 @@ export default defineConfig({
     include: ['{apps,packages}/*/test/**/*.test.ts', '{drills,benches}/test/**/*.test.ts', 'scripts/test/**/*.test.ts'],
     exclude: ['**/node_modules/**', '**/dist/**'],
     globalSetup: ['./packages/testkit/src/vitest-postgres.ts', './packages/testkit/src/vitest-temporal.ts'],
-    // Half of the time is waiting for servers: one worker a core keeps two cores busy, where the default takes one less.
-    maxWorkers: availableParallelism(),
     reporters: ['default', './scripts/reporter.ts'],
     testTimeout: 30_000,
     hookTimeout: 60_000,
