@@ -73,11 +73,57 @@ test('throttles halve the width at most once a second and good answers win it ba
   expect(slots.width).toBe(5);
 });
 
-test('what has not started can be taken back', () => {
-  const { slots, many } = harness(1);
-  const jobs = many(3, 'a', 't');
-  slots.push([...jobs, ...many(1, 'b', 'u')]);
-  const own = new Set(jobs);
-  expect(slots.withdraw((job) => own.has(job))).toBe(2);
-  expect(slots.inUse).toBe(1);
+test('an older batch goes first, and a younger one has what its quarters leave over', async () => {
+  const { slots, running, started, many } = harness(8);
+  const [first, second] = [slots.createLine(), slots.createLine()];
+  slots.push(many(1, 'z', 'z'), second);
+  slots.push([...many(4, 'a', 't'), ...many(4, 'b', 'u')], first);
+  slots.push(many(9, 'c', 'v'), second);
+  expect(started).toEqual(['z/z', 'a/t', 'b/u', 'a/t', 'b/u', 'a/t', 'b/u', 'a/t']);
+  for (const { end } of running.splice(0, 4)) end();
+  await Promise.resolve();
+  await Promise.resolve();
+  // What waits in the older line is above its quarter, so the younger one takes two slots, up to its own; then the older.
+  expect(started.slice(8)).toEqual(['c/v', 'c/v', 'b/u', 'c/v']);
+});
+
+test('a later slice of an older batch still goes before a younger batch', async () => {
+  const { slots, running, started, many } = harness(1);
+  const [older, younger] = [slots.createLine(), slots.createLine()];
+  slots.push(many(1, 'a', 't'), older);
+  slots.push(many(1, 'b', 'u'), younger);
+  slots.push(many(1, 'c', 'v'), older);
+  for (let n = 0; n < 2; n += 1) {
+    running.shift()?.end();
+    await Promise.resolve();
+    await Promise.resolve();
+  }
+  expect(started).toEqual(['a/t', 'c/v', 'b/u']);
+});
+
+test('polls without a batch take turns with the batches', async () => {
+  const { slots, running, started, many } = harness(1);
+  slots.push(many(3, 'a', 't'), slots.createLine());
+  slots.push(many(2, 'b', 'u'));
+  for (let n = 0; n < 4; n += 1) {
+    running.shift()?.end();
+    await Promise.resolve();
+    await Promise.resolve();
+  }
+  expect(started).toEqual(['a/t', 'b/u', 'a/t', 'b/u', 'a/t']);
+});
+
+test('what a batch has not started is dropped with its line, and nothing of another', async () => {
+  const { slots, running, started, many } = harness(1);
+  const line = slots.createLine();
+  const dropped: SlotJob[] = [];
+  const jobs = many(3, 'a', 't').map((job) => ({ ...job, drop: () => void dropped.push(job) }));
+  slots.push(jobs, line);
+  slots.push(many(1, 'b', 'u'), slots.createLine());
+  slots.withdraw(line);
+  expect(dropped).toHaveLength(2);
+  running.shift()?.end();
+  await Promise.resolve();
+  await Promise.resolve();
+  expect(started).toEqual(['a/t', 'b/u']);
 });

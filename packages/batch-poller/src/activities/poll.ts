@@ -51,6 +51,8 @@ export async function poll(deps: BatchDeps, input: BatchPollerInput, context: St
     // One failure to write results stops the step: pages that cannot be saved must not be polled for.
     let broken: unknown;
     const tally = new ToolkitTally();
+    const line = deps.slots.createLine();
+    signal.addEventListener('abort', () => deps.slots.withdraw(line), { once: true });
     try {
       const slices = sliceByState(ready);
       const pushed: Promise<void>[] = [];
@@ -129,17 +131,10 @@ export async function poll(deps: BatchDeps, input: BatchPollerInput, context: St
     function pushSlice(entries: readonly Ready[], work: (ready: Ready) => Promise<void>) {
       const started = countdown(entries.length);
       const settled = countdown(entries.length);
-      const jobs = entries.map((entry) => new PollJob(entry, work, started.count, settled.count));
-      const drop = (): void => {
-        const own = new Set<SlotJob>(jobs);
-        const taken = deps.slots.withdraw((job) => own.has(job));
-        for (let n = 0; n < taken; n += 1) {
-          started.count();
-          settled.count();
-        }
-      };
-      signal.addEventListener('abort', drop, { once: true });
-      deps.slots.push(jobs);
+      deps.slots.push(
+        entries.map((entry) => new PollJob(entry, work, started.count, settled.count)),
+        line,
+      );
       return { started: started.done, settled: settled.done };
     }
   });
@@ -201,6 +196,10 @@ class PollJob implements SlotJob {
     } finally {
       this.settled();
     }
+  }
+  drop(): void {
+    this.started();
+    this.settled();
   }
 }
 
