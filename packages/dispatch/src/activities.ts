@@ -25,7 +25,8 @@ import type { TemporalClient } from './temporal-client.ts';
 import { ensureShards } from './timer-manager.ts';
 
 export interface TickActivities {
-  tick(input: { readonly timerShard: number }): Promise<TickOutcome>;
+  /** `waitMs`: milliseconds to wait first, less than a second. */
+  tick(input: { readonly timerShard: number; readonly waitMs?: number }): Promise<TickOutcome>;
 }
 
 export interface TickDeps {
@@ -64,7 +65,8 @@ export function createTickActivities(deps: TickDeps): TickActivities {
   // After the gate was closed: one batch, then twice as many with every tick. What comes back is not hit by all at once.
   let allowed = batchesMax;
   return {
-    async tick({ timerShard }) {
+    async tick({ timerShard, waitMs = 0 }) {
+      if (waitMs > 0) await clock.sleep(waitMs);
       const startedAt = clock.monotonic();
       const ended = new AbortController();
       void beat(deps, ended.signal);

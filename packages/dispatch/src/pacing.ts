@@ -30,6 +30,7 @@ export function pauseMs({ left, wakeInMs, tickMs, again }: TickOutcome): number 
 }
 
 /** Milliseconds that must lie between the starts of two ticks even when the shard is armed. */
-export function armGapMs({ left, tickMs }: TickOutcome): number {
-  return Math.min(tickMs, left > 0 ? ARM_GAP_LEFT_MS : ARM_GAP_MS);
+export function armGapMs({ left, wakeInMs, tickMs }: TickOutcome): number {
+  // A wake that has passed: more fell due since the scan that this tick's keys were ranked by.
+  return Math.min(tickMs, left > 0 || wakeInMs <= 0 ? ARM_GAP_LEFT_MS : ARM_GAP_MS);
 }

@@ -22,6 +22,7 @@ it('never ticks before the tick nor sleeps longer than a minute', () => {
 
 it.each([
   ['rows left wait for the tick', { left: 3, wakeInMs: 0, tickMs: 10_000, again: false }, 10_000, 100],
+  ['a wake that has passed is like rows left', { left: 0, wakeInMs: 0, tickMs: 10_000, again: false }, 10_000, 100],
   ['due within the tick waits for it', { left: 0, wakeInMs: 2_000, tickMs: 10_000, again: false }, 10_000, 1_000],
   [
     'an idle shard sleeps to its next due time',

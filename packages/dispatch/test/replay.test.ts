@@ -19,8 +19,8 @@ beforeAll(async () => {
   today = await bundle('../src/workflow.ts');
 });
 
-test('the recorded histories are there: armed, armed often, and with failing ticks', () => {
-  expect(names.sort()).toEqual(['armed.json', 'failing-tick.json', 'many-arms.json']);
+test('the recorded histories are there: armed, armed often (also when the gap was a timer), and with failing ticks', () => {
+  expect(names.sort()).toEqual(['armed.json', 'failing-tick.json', 'many-arms-sleeping.json', 'many-arms.json']);
 });
 
 test.each(names)('%s is replayed by the workflow of today', async (name) => {
