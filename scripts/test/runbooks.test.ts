@@ -51,7 +51,9 @@ beforeAll(async () => {
   });
   api = createServer((request, response) => {
     request.resume();
-    response.writeHead(200, { 'content-type': 'application/json' }).end(JSON.stringify({ id: ID, timeline: [] }));
+    response
+      .writeHead(200, { 'content-type': 'application/json' })
+      .end(JSON.stringify({ id: ID, timeline: [], items: [], next: null }));
   });
   await new Promise<void>((resolve) => api.listen(0, '127.0.0.1', resolve));
   const engineUrl = await engine.listen({ host: '127.0.0.1', port: 0 });
@@ -71,7 +73,7 @@ test('every page says what it means, what it costs, how to look and what to do, 
   }
 });
 
-test.each(commands)('%s: %s', async (_, command) => {
+test.each(commands)('A84: %s: %s', async (_, command) => {
   const words = command.replace('BATCH', 'batch-poller:0:1').replace(' ID', ` ${ID}`).split(/\s+/);
   expect(words[0]).toBe('milkrun');
   const [out, err]: [string[], string[]] = [[], []];

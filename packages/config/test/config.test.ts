@@ -263,7 +263,7 @@ test('a missing file is refused; an empty one is fine', () => {
   expect(problemsOf({}, 'dev', fileOf('# nothing\n'))).toEqual([]);
 });
 
-test('Temporal is configured by its own settings', () => {
+test('A88: a cluster or Temporal Cloud is reached by its own settings and nothing else', () => {
   const temporal = load({
     TEMPORAL_ADDRESS: 'temporal.example:7233',
     TEMPORAL_NAMESPACE: 'prod',
