@@ -1,1 +1,2 @@
+export { BUS, type Bus, type BusDeps, openBus } from './jetstream.ts';
 export { type RunningOrchestrator, startOrchestrator, syncSchedulesOnce } from './start-orchestrator.ts';
