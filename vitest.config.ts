@@ -1,3 +1,4 @@
+import { availableParallelism } from 'node:os';
 import { defineConfig } from 'vitest/config';
 
 export default defineConfig({
@@ -6,7 +7,10 @@ export default defineConfig({
     exclude: ['**/node_modules/**', '**/dist/**'],
     globalSetup: ['./packages/testkit/src/vitest-postgres.ts', './packages/testkit/src/vitest-temporal.ts'],
     reporters: ['default', './scripts/reporter.ts'],
-    testTimeout: 30_000,
-    hookTimeout: 60_000,
+    // Half of the time is waiting for servers: a worker a core keeps the cores busy, where the default takes one less.
+    maxWorkers: availableParallelism(),
+    // Above PATIENCE: what was waited for in vain is named, and only a fault gets there.
+    testTimeout: 120_000,
+    hookTimeout: 180_000,
   },
 });

@@ -11,7 +11,7 @@ import { loadConfig } from '@milkrun/config';
 import { eventIdOf, noLog, Secret, systemClock } from '@milkrun/core';
 import { type InvokeServer, startInvokeServer } from '@milkrun/poll-runner';
 import { createMetrics } from '@milkrun/telemetry';
-import { createDatabase, startTemporal, type Temporal } from '@milkrun/testkit';
+import { createDatabase, PATIENCE, startTemporal, type Temporal } from '@milkrun/testkit';
 import { type RunningWorker, startWorker } from '@milkrun/worker';
 import { afterAll, beforeAll, expect, inject, test, vi } from 'vitest';
 import { run } from './helpers.ts';
@@ -66,7 +66,7 @@ beforeAll(async () => {
     },
   });
   worker = await startWorker({ config, log: noLog, metrics, migrate: true });
-}, 60_000);
+});
 
 afterAll(async () => {
   await worker?.stop();
@@ -97,7 +97,7 @@ test('the commands of the runbook move triggers to v2 and back, and nothing is m
     });
     ids.push(trigger.id);
   }
-  const eventually = (fact: () => Promise<void>) => vi.waitFor(fact, { timeout: 60_000, interval: 100 });
+  const eventually = (fact: () => Promise<void>) => vi.waitFor(fact, PATIENCE);
   const storedIds = async (): Promise<string[]> => {
     const page = await registry.events.list('default', { limit: 500 });
     return page.map(({ id }) => id).sort();

@@ -8,7 +8,7 @@ import { join } from 'node:path';
 import { createRouter, parseDefinition, storedDefinitionOf } from '@milkrun/activity-core';
 import { noLog, noMetrics, Secret, systemClock, systemRng } from '@milkrun/core';
 import { openRegistry, type Registry } from '@milkrun/registrydb';
-import { createDatabase, type Nats, startNats } from '@milkrun/testkit';
+import { createDatabase, type Nats, PATIENCE, startNats } from '@milkrun/testkit';
 import { jetstreamManager } from '@nats-io/jetstream';
 import { connect, type NatsConnection } from '@nats-io/transport-node';
 import type { Client } from '@temporalio/client';
@@ -88,7 +88,6 @@ const pending = async (): Promise<number> => {
   );
   return num_pending + num_ack_pending;
 };
-const within = { timeout: 25_000 };
 
 test('A30: stream and durable consumer are made, and made again without harm', async () => {
   const [first, second] = [await open(), await open()];
@@ -104,7 +103,7 @@ test('A31 A36: valid messages are started and acknowledged, invalid ones do not 
   const bus = await open();
   send('{"broken');
   send(event('e1'));
-  await vi.waitFor(async () => expect([started.length, await pending()]).toEqual([1, 0]), within);
+  await vi.waitFor(async () => expect([started.length, await pending()]).toEqual([1, 0]), PATIENCE);
   expect(await registry.eventDesk.list('default', { limit: 10, open: true })).toMatchObject([
     { stage: 'decode', raw: '{"broken' },
   ]);
@@ -115,7 +114,7 @@ test('A37: a start that fails is delivered again, later, and started once', asyn
   const bus = await open();
   failures.push(new Error('no such queue'));
   send(event('e2'));
-  await vi.waitFor(async () => expect([started.length, await pending()]).toEqual([2, 0]), within);
+  await vi.waitFor(async () => expect([started.length, await pending()]).toEqual([2, 0]), PATIENCE);
   await bus.close();
 });
 
@@ -123,7 +122,7 @@ test('c.4: while Temporal is away a message is held, and none of its deliveries 
   const bus = await open();
   failures.push(Object.assign(new Error('unavailable'), { code: 14 }));
   send(event('e3'));
-  await vi.waitFor(async () => expect([started.length, await pending()]).toEqual([3, 0]), within);
+  await vi.waitFor(async () => expect([started.length, await pending()]).toEqual([3, 0]), PATIENCE);
   const { delivered } = await (await jetstreamManager(client)).consumers.info(BUS.stream, BUS.consumer);
   const { state } = await (await jetstreamManager(client)).streams.info(BUS.stream);
   // One delivery each, and one more for the message of the test before.
@@ -136,10 +135,10 @@ test('A39: two routers share the consumer; what one leaves behind the other take
   for (let n = 0; n < 50; n += 1) send(event(`many-${n}`));
   await buses[0]?.close();
   // What it had fetched and not begun is handed out again after the consumer's wait of 30 s.
-  await vi.waitFor(async () => expect([started.length, await pending()]).toEqual([53, 0]), { timeout: 50_000 });
+  await vi.waitFor(async () => expect([started.length, await pending()]).toEqual([53, 0]), PATIENCE);
   expect(new Set(started).size).toBe(53);
   await buses[1]?.close();
-}, 90_000);
+});
 
 test('the outbox is published in binary mode with its tenant; the same event twice is stored once', async () => {
   const bus = await open();
@@ -150,6 +149,6 @@ test('the outbox is published in binary mode with its tenant; the same event twi
   await bus.publish({ seq: 1, tenantId: 'default', key: 'k', record });
   const { state: after } = await (await jetstreamManager(client)).streams.info(BUS.stream);
   expect(after.last_seq).toBe(before.last_seq);
-  await vi.waitFor(async () => expect([started.length, await pending()]).toEqual([54, 0]), within);
+  await vi.waitFor(async () => expect([started.length, await pending()]).toEqual([54, 0]), PATIENCE);
   await bus.close();
 });

@@ -11,7 +11,7 @@ import { loadConfig } from '@milkrun/config';
 import { noLog, Secret, systemClock } from '@milkrun/core';
 import { type RunningOrchestrator, startOrchestrator, syncSchedulesOnce } from '@milkrun/orchestrator';
 import { createMetrics } from '@milkrun/telemetry';
-import { createDatabase, startTemporal, type Temporal } from '@milkrun/testkit';
+import { createDatabase, PATIENCE, startTemporal, type Temporal } from '@milkrun/testkit';
 import { Client, Connection } from '@temporalio/client';
 import { afterAll, beforeAll, expect, inject, test, vi } from 'vitest';
 
@@ -79,11 +79,10 @@ async function call(method: string, path: string, body?: unknown): Promise<any> 
   return text === '' ? null : JSON.parse(text);
 }
 const rules = (task: object) => [{ id: 'r', task }];
-const within = { timeout: 25_000, interval: 100 };
 /** What a run started by command came to. */
 async function resultOf(workflowId: string): Promise<unknown> {
   const handle = client.workflow.getHandle(workflowId);
-  await vi.waitFor(() => handle.describe(), within);
+  await vi.waitFor(() => handle.describe(), PATIENCE);
   return handle.result();
 }
 
@@ -100,14 +99,14 @@ test('A22: what was defined before is scheduled before the first run is taken', 
   await vi.waitFor(async () => {
     const { state } = await client.schedule.getHandle(`activity-schedule-${made.id}`).describe();
     expect(state).toMatchObject({ paused: true });
-  }, within);
+  }, PATIENCE);
   await call('DELETE', '/activity-definitions/early');
   await vi.waitFor(
     () => expect(client.schedule.getHandle(`activity-schedule-${made.id}`).describe()).rejects.toThrow(),
-    within,
+    PATIENCE,
   );
   expect(await syncSchedulesOnce(config, true)).toMatchObject({ errors: [] });
-}, 120_000);
+});
 
 test('A80 A81: a start by hand runs once, with HTTP under the guard, SQL read only, and search by activity', async () => {
   const { port } = receiver.address() as { port: number };
@@ -139,7 +138,7 @@ test('A80 A81: a start by hand runs once, with HTTP under the guard, SQL read on
   expect((await call('GET', `/activity-runs/${items[0].run_id}`)).context_snapshot).toEqual({
     tenants: [{ id: 'default' }],
   });
-}, 60_000);
+});
 
 test('a context query that would write is refused by the database, and fails the run', async () => {
   await call('POST', '/activity-definitions', {
@@ -150,7 +149,7 @@ test('a context query that would write is refused by the database, and fails the
   const { workflow_id } = await call('POST', '/activity-definitions/writes/trigger', {});
   const result = await resultOf(workflow_id);
   expect(result).toMatchObject({ status: 'failed', reason: expect.stringContaining('read-only transaction') });
-}, 60_000);
+});
 
 test('A58: a person completes a task through the API and the run goes on', async () => {
   await call('POST', '/activity-definitions', { slug: 'asks', rules: rules({ type: 'human', title: 'Please look' }) });
@@ -159,10 +158,10 @@ test('A58: a person completes a task through the API and the run goes on', async
     const { items } = await call('GET', '/activity-tasks?mode=human&status=waiting');
     expect(items).toHaveLength(1);
     return items[0];
-  }, within);
+  }, PATIENCE);
   await call('POST', `/activity-tasks/${encodeURIComponent(task.task_id)}/complete`, { result: { seen: true } });
   expect(await resultOf(workflow_id)).toMatchObject({ status: 'succeeded' });
-}, 60_000);
+});
 
 test('A41: an event by HTTP starts what waits for it, and a task that emits one starts the next', async () => {
   const waits = (type: string) => [{ event: { type, filters: { n: 1 } } }];
@@ -183,11 +182,11 @@ test('A41: an event by HTTP starts what waits for it, and a task that emits one 
       hops: 1,
       data: { n: 1 },
     });
-  }, within);
+  }, PATIENCE);
   expect((await call('POST', '/activity-events', { events: [{ ...event, type: 'Not A Type' }] })).errors[0].path).toBe(
     'events[0].type',
   );
-}, 60_000);
+});
 
 test('A82: metrics of the product and of the SDK are there to be scraped', async () => {
   expect(await orchestrator.metricsSources[0]?.()).toContain('temporal_');

@@ -11,7 +11,7 @@ import { eventIdOf, legacyWorkflowIdOf, noLog, systemClock, systemRng } from '@m
 import { type InvokeServer, startInvokeServer } from '@milkrun/poll-runner';
 import { openRegistry, type Registry } from '@milkrun/registrydb';
 import { createMetrics } from '@milkrun/telemetry';
-import { createDatabase, startTemporal, type Temporal } from '@milkrun/testkit';
+import { createDatabase, PATIENCE, startTemporal, type Temporal } from '@milkrun/testkit';
 import { Client, Connection } from '@temporalio/client';
 import { afterAll, beforeAll, expect, inject, test, vi } from 'vitest';
 import { type RunningWorker, startLegacyWorker } from '../src/index.ts';
@@ -71,7 +71,7 @@ afterAll(async () => {
   await rm(home, { recursive: true, force: true });
 });
 
-const eventually = (fact: () => void | Promise<void>) => vi.waitFor(fact, { timeout: 40_000, interval: 50 });
+const eventually = (fact: () => void | Promise<void>) => vi.waitFor(fact, PATIENCE);
 
 test('a trigger of the legacy pipeline from its first poll to its end', async () => {
   const { id: connectionId } = await registry.connections.create(actor, {

@@ -11,7 +11,7 @@ import { loadConfig } from '@milkrun/config';
 import { noLog } from '@milkrun/core';
 import { type InvokeServer, startInvokeServer } from '@milkrun/poll-runner';
 import { createMetrics } from '@milkrun/telemetry';
-import { createDatabase, startTemporal, type Temporal } from '@milkrun/testkit';
+import { createDatabase, PATIENCE, startTemporal, type Temporal } from '@milkrun/testkit';
 import { openWorkerDb } from '@milkrun/workerdb';
 import { afterAll, beforeAll, expect, inject, test, vi } from 'vitest';
 import { type RunningWorker, startWorker } from '../src/index.ts';
@@ -93,7 +93,7 @@ async function engine(path: string, method = 'GET'): Promise<Record<string, unkn
   return (await response.json()) as Record<string, unknown>;
 }
 
-const eventually = (fact: () => void | Promise<void>) => vi.waitFor(fact, { timeout: 25_000, interval: 50 });
+const eventually = (fact: () => void | Promise<void>) => vi.waitFor(fact, PATIENCE);
 
 test('a new trigger primes in silence, then each new thing is delivered once per id', async () => {
   const created = change();

@@ -1,6 +1,8 @@
 /** The router on a real Temporal server and registrydb: every event starts what waits for it, once, whoever delivers it how often. */
+
 import { noLog, noMetrics } from '@milkrun/core';
 import type {} from '@milkrun/testkit';
+import { PATIENCE } from '@milkrun/testkit';
 import { afterAll, afterEach, beforeAll, expect, inject, it, vi } from 'vitest';
 import { createRouter, type DefinitionInput, natsHeadersOf } from '../src/index.ts';
 import { minimal } from './definitions.ts';
@@ -90,7 +92,7 @@ it('A33: all enabled activities that match start, disabled ones do not, and each
   ];
   await scene.define(waitsFor('other', { type: 'x.y' }));
   expect(await scene.deliver(eventOf('e1', { n: 1 }))).toEqual({ result: 'routed', started: 2, already: 0 });
-  await vi.waitFor(async () => expect(await scene.statuses()).toEqual(['succeeded', 'succeeded']), { timeout: 20_000 });
+  await vi.waitFor(async () => expect(await scene.statuses()).toEqual(['succeeded', 'succeeded']), PATIENCE);
   expect((await scene.runs()).map(({ activity_id }) => activity_id).sort()).toEqual([a.id, b.id].sort());
   expect(await scene.matchesOf('e1')).toEqual([
     { activityId: a.id, version: 1, result: 'matched', reason: null },
@@ -105,7 +107,7 @@ it('A34 A35: a second delivery starts nothing and is success', async () => {
   await scene.define(waitsFor('a', {}));
   expect(await scene.deliver(eventOf('e1'))).toMatchObject({ started: 1, already: 0 });
   expect(await scene.deliver(eventOf('e1'))).toMatchObject({ started: 0, already: 1 });
-  await vi.waitFor(async () => expect(await scene.statuses()).toEqual(['succeeded']), { timeout: 20_000 });
+  await vi.waitFor(async () => expect(await scene.statuses()).toEqual(['succeeded']), PATIENCE);
 });
 
 it('A36 A37: a start that fails is no success; the next delivery starts what is missing, and only that', async () => {
@@ -114,7 +116,7 @@ it('A36 A37: a start that fails is no success; the next delivery starts what is 
   await scene.define(waitsFor('b', {}));
   await expect(scene.deliver(eventOf('e1'), scene.routerWith({ starts: 1 }))).rejects.toThrow('down');
   expect(await scene.deliver(eventOf('e1'))).toMatchObject({ started: 1, already: 1 });
-  await vi.waitFor(async () => expect(await scene.statuses()).toEqual(['succeeded', 'succeeded']), { timeout: 20_000 });
+  await vi.waitFor(async () => expect(await scene.statuses()).toEqual(['succeeded', 'succeeded']), PATIENCE);
 });
 
 it('A31: what is no event goes to dead letters with its bytes, and the next one is routed', async () => {
@@ -135,7 +137,7 @@ it('c.3: an event with a known id and another body is a conflict; the 17th hop i
   await scene.deliver(eventOf('e1', { n: 1 }));
   expect(await scene.deliver(eventOf('e1', { n: 2 }))).toMatchObject({ result: 'dead', stage: 'conflict' });
   expect(await scene.deliver(eventOf('e2', {}, { hops: 17 }))).toMatchObject({ result: 'dead', stage: 'loop' });
-  await vi.waitFor(async () => expect(await scene.statuses()).toEqual(['succeeded']), { timeout: 20_000 });
+  await vi.waitFor(async () => expect(await scene.statuses()).toEqual(['succeeded']), PATIENCE);
 });
 
 it('A40: a new or changed definition takes effect with the next event', async () => {
@@ -150,7 +152,7 @@ it('A40: a new or changed definition takes effect with the next event', async ()
   // Two workflows side by side: either may open its run first.
   await vi.waitFor(
     async () => expect((await scene.runs()).map(({ version_used }) => version_used).toSorted()).toEqual([1, 2]),
-    { timeout: 20_000 },
+    PATIENCE,
   );
 });
 
@@ -190,9 +192,10 @@ it('events of tasks and retried dead letters leave the outbox once they were rou
     if (tenantId !== scene.actor.tenantId) return;
     await router.route({ tenantId, origin: 'task', raw: Buffer.from(record), headers: {}, streamSeq: null, tries: 1 });
   }, 100);
-  await vi.waitFor(async () => expect(await scene.statuses()).toEqual(['succeeded', 'succeeded', 'succeeded']), {
-    timeout: 20_000,
-  });
+  await vi.waitFor(
+    async () => expect(await scene.statuses()).toEqual(['succeeded', 'succeeded', 'succeeded']),
+    PATIENCE,
+  );
   expect(await scene.outbox()).toEqual([]);
   expect(await scene.letters()).toEqual([]);
 });

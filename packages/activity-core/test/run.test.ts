@@ -1,5 +1,7 @@
 /** Runs on a real Temporal server and PostgreSQL: what a definition says is what happens, once, and is written down. */
+
 import type {} from '@milkrun/testkit';
+import { PATIENCE } from '@milkrun/testkit';
 import { afterAll, afterEach, beforeAll, expect, inject, it, vi } from 'vitest';
 import { type DefinitionInput, parseDefinition, storedDefinitionOf } from '../src/index.ts';
 import { minimal, weeklySbom } from './definitions.ts';
@@ -232,9 +234,9 @@ it('A71: a unique key keeps a second run from making the same open task', async 
   const task = { type: 'http', params: { url: `${scene.origin}/x` }, unique: { key: 'sbom/${item}', while: 'open' } };
   const { id } = await scene.define(each('event.data.l', { task }));
   const first = await scene.start(id, { l: ['a', 'b'] });
-  await vi.waitFor(() => expect(scene.asked).toHaveLength(2), { timeout: 20_000 });
+  await vi.waitFor(() => expect(scene.asked).toHaveLength(2), PATIENCE);
   const second = await scene.start(id, { l: ['b', 'c', 'c'] });
-  await vi.waitFor(async () => expect(await scene.tasks()).toHaveLength(5), { timeout: 20_000 });
+  await vi.waitFor(async () => expect(await scene.tasks()).toHaveLength(5), PATIENCE);
   held.resolve();
   expect(await Promise.all([first.result(), second.result()])).toMatchObject([
     { status: 'succeeded' },
@@ -291,7 +293,7 @@ it('A58: a task for a person waits, and ends when it is completed', async () => 
   const handle = await scene.start(id);
   await vi.waitFor(
     async () => expect((await scene.tasks())[0]).toMatchObject({ status: 'waiting', mode: 'human', assignee: 'ann' }),
-    { timeout: 20_000 },
+    PATIENCE,
   );
   const [task] = await scene.tasks();
   expect(task?.due_at).toBeInstanceOf(Date);
@@ -322,13 +324,13 @@ it('concurrency queue: runs of one key go one after the other, in their order', 
     concurrency: { key: 'event.data.key', limit: 1 },
   });
   const first = await scene.start(id, { n: 1, key: 'a' });
-  await vi.waitFor(() => expect(log).toEqual(['/1']), { timeout: 20_000 });
+  await vi.waitFor(() => expect(log).toEqual(['/1']), PATIENCE);
   const second = await scene.start(id, { n: 2, key: 'a' });
   const other = await scene.start(id, { n: 3, key: 'b' });
-  await vi.waitFor(() => expect(log).toEqual(['/1', '/3']), { timeout: 20_000 });
+  await vi.waitFor(() => expect(log).toEqual(['/1', '/3']), PATIENCE);
   expect((await scene.runs()).map(({ status }) => status).sort()).toEqual(['queued', 'running', 'running']);
   gates.get('/1')?.resolve();
-  await vi.waitFor(() => expect(log).toEqual(['/1', '/3', '/2']), { timeout: 20_000 });
+  await vi.waitFor(() => expect(log).toEqual(['/1', '/3', '/2']), PATIENCE);
   for (const gate of gates.values()) gate.resolve();
   const results = await Promise.all([first.result(), second.result(), other.result()]);
   expect(results).toMatchObject([{ status: 'succeeded' }, { status: 'succeeded' }, { status: 'succeeded' }]);
@@ -345,14 +347,14 @@ it('concurrency skip and replace: a busy key skips the new run, or cancels the o
     concurrency: { when_busy: 'replace' },
   });
   const busy = await scene.start(skip.id);
-  await vi.waitFor(() => expect(scene.asked).toHaveLength(1), { timeout: 20_000 });
+  await vi.waitFor(() => expect(scene.asked).toHaveLength(1), PATIENCE);
   expect(await (await scene.start(skip.id)).result()).toMatchObject({ status: 'skipped' });
   gate.resolve();
   expect(await busy.result()).toMatchObject({ status: 'succeeded' });
 
   const old = await scene.start(replace.id);
   const waiting = async () => (await scene.tasks()).filter(({ status }) => status === 'waiting');
-  await vi.waitFor(async () => expect(await waiting()).toHaveLength(1), { timeout: 20_000 });
+  await vi.waitFor(async () => expect(await waiting()).toHaveLength(1), PATIENCE);
   await scene.start(replace.id);
   await expect(old.result()).rejects.toThrow('cancelled');
   await vi.waitFor(
@@ -361,7 +363,7 @@ it('concurrency skip and replace: a busy key skips the new run, or cancels the o
         'cancelled',
         'waiting',
       ]),
-    { timeout: 20_000 },
+    PATIENCE,
   );
   expect(
     (await scene.runs()).filter(({ activity_id }) => activity_id === replace.id).map(({ status }) => status),
@@ -372,12 +374,12 @@ it('a run that waits for one that was terminated does not wait for ever', async 
   const scene = await open();
   const { id } = await scene.define({ ...rules({ task: { type: 'human' } }), concurrency: {} });
   const first = await scene.start(id);
-  await vi.waitFor(async () => expect((await scene.tasks())[0]?.status).toBe('waiting'), { timeout: 20_000 });
+  await vi.waitFor(async () => expect((await scene.tasks())[0]?.status).toBe('waiting'), PATIENCE);
   await first.terminate('by hand');
   await scene.start(id);
   await vi.waitFor(
     async () => expect((await scene.runs()).map(({ status }) => status)).toEqual(['failed', 'running']),
-    { timeout: 20_000 },
+    PATIENCE,
   );
   expect((await scene.runs())[0]).toMatchObject({ error: { code: 'run.lost' } });
 });
@@ -387,7 +389,7 @@ it('A89: starts of an activity are limited by the minute', async () => {
   const { id } = await scene.define({ ...rules({ task: { type: 'noop' } }), rate: { starts_per_minute: 2 } });
   for (let n = 0; n < 2; n += 1) expect(await (await scene.start(id)).result()).toMatchObject({ status: 'succeeded' });
   const third = await scene.start(id);
-  await vi.waitFor(async () => expect((await scene.runs())[2]?.status).toBe('queued'), { timeout: 20_000 });
+  await vi.waitFor(async () => expect((await scene.runs())[2]?.status).toBe('queued'), PATIENCE);
   await scene.sql`update activity_runs set admitted_at = admitted_at - interval '1 minute'`;
   await third.signal('placeFree');
   expect(await third.result()).toMatchObject({ status: 'succeeded' });
@@ -427,7 +429,7 @@ it('c.8: a run keeps its version to the end, whatever is published meanwhile', a
   });
   const { id } = await scene.define(definition('old'));
   const handle = await scene.start(id);
-  await vi.waitFor(() => expect(scene.asked).toHaveLength(1), { timeout: 20_000 });
+  await vi.waitFor(() => expect(scene.asked).toHaveLength(1), PATIENCE);
   await scene.registry.activities.update(scene.actor, id, storedDefinitionOf(parseDefinition(definition('new'))));
   gate.resolve();
   await handle.result();
@@ -443,14 +445,14 @@ it('cancelled: open tasks are cancelled, the run closes and says so', async () =
   const handle = await scene.start(id, { l: [1, 2] });
   await vi.waitFor(
     async () => expect((await scene.tasks()).map(({ status }) => status)).toEqual(['waiting', 'waiting']),
-    { timeout: 20_000 },
+    PATIENCE,
   );
   await handle.cancel();
   await expect(handle.result()).rejects.toThrow('cancelled');
   expect((await scene.runs())[0]).toMatchObject({ status: 'cancelled' });
   await vi.waitFor(
     async () => expect((await scene.tasks()).map(({ status }) => status)).toEqual(['cancelled', 'cancelled']),
-    { timeout: 20_000 },
+    PATIENCE,
   );
 });
 
@@ -459,13 +461,10 @@ it('A83: runs are found by the search attribute of their activity', async () => 
   const { id } = await scene.define(rules({ task: { type: 'noop' } }));
   const handle = await scene.start(id);
   await handle.result();
-  await vi.waitFor(
-    async () => {
-      const found: string[] = [];
-      for await (const { workflowId } of scene.client.workflow.list({ query: `activity_id = "${id}"` }))
-        found.push(workflowId);
-      expect(found).toEqual([handle.workflowId]);
-    },
-    { timeout: 20_000 },
-  );
+  await vi.waitFor(async () => {
+    const found: string[] = [];
+    for await (const { workflowId } of scene.client.workflow.list({ query: `activity_id = "${id}"` }))
+      found.push(workflowId);
+    expect(found).toEqual([handle.workflowId]);
+  }, PATIENCE);
 });

@@ -1,6 +1,8 @@
 /** Schedules on a real Temporal server: written as the definitions say, kept so, and what they fire judged by our own rule. */
+
 import { type Clock, noLog, noMetrics, systemClock } from '@milkrun/core';
 import type {} from '@milkrun/testkit';
+import { PATIENCE } from '@milkrun/testkit';
 import { afterAll, afterEach, beforeAll, expect, inject, it, vi } from 'vitest';
 import {
   createSchedules,
@@ -71,7 +73,7 @@ it('A10 A16: an enabled cron definition has one schedule, whose action starts th
     args: [id, { origin: 'cron', eventKey: null, version: null }],
   });
   expect(await scene.schedules.syncOne(id)).toMatchObject({ verb: 'leave' });
-  await vi.waitFor(async () => expect(await scene.idsOf()).toEqual([`activity-schedule-${id}`]), { timeout: 20_000 });
+  await vi.waitFor(async () => expect(await scene.idsOf()).toEqual([`activity-schedule-${id}`]), PATIENCE);
 });
 
 it('A11: an event definition has no schedule, a disabled cron definition has a paused one', async () => {
@@ -134,7 +136,7 @@ it('A15: foreign schedules are neither listed nor touched, even with our prefix'
     action: { type: 'startWorkflow', workflowType: 'Foreign', taskQueue: 'foreign' },
   });
   try {
-    await vi.waitFor(async () => expect(await scene.schedules.list()).toContain(scheduleIdOf(id)), { timeout: 20_000 });
+    await vi.waitFor(async () => expect(await scene.schedules.list()).toContain(scheduleIdOf(id)), PATIENCE);
     expect(await scene.schedules.list()).not.toContain(foreign);
     await scene.schedules.sync();
     scene.time.offsetMs += HOUR;
@@ -169,9 +171,10 @@ it('A21: zone and jitter are read back, and a tick that fires carries its nomina
   await scene
     .handle(id)
     .backfill({ start: new Date(tick - 1_000), end: new Date(tick + 11_000), overlap: 'ALLOW_ALL' });
-  await vi.waitFor(async () => expect((await scene.runs())[0]).toMatchObject({ status: 'succeeded', origin: 'cron' }), {
-    timeout: 20_000,
-  });
+  await vi.waitFor(
+    async () => expect((await scene.runs())[0]).toMatchObject({ status: 'succeeded', origin: 'cron' }),
+    PATIENCE,
+  );
   const [run] = await scene.runs();
   expect(run?.scheduled_for.getTime()).toBe(tick);
   expect(run?.dedupe_key).toBe(`cron:${new Date(tick).toISOString()}`);
@@ -188,14 +191,12 @@ it('c.3: making up for a tick that ran makes a duplicate row and no second effec
   const statuses = async () => (await scene.runs()).map(({ status }) => status);
   await scene.registry.activitySchedules.command([startOf(id, tick, true)]);
   await scene.drain();
-  await vi.waitFor(async () => expect(await statuses()).toEqual(['succeeded']), { timeout: 20_000 });
+  await vi.waitFor(async () => expect(await statuses()).toEqual(['succeeded']), PATIENCE);
   await scene.handle(id).backfill({ start: new Date(tick - 1_000), end: new Date(tick), overlap: 'ALLOW_ALL' });
-  await vi.waitFor(async () => expect(await statuses()).toEqual(['succeeded', 'missed']), { timeout: 20_000 });
+  await vi.waitFor(async () => expect(await statuses()).toEqual(['succeeded', 'missed']), PATIENCE);
   await scene.registry.activitySchedules.command([{ ...startOf(id, tick, true), workflowId: `again-${id}` }]);
   await scene.drain();
-  await vi.waitFor(async () => expect(await statuses()).toEqual(['succeeded', 'missed', 'duplicate']), {
-    timeout: 20_000,
-  });
+  await vi.waitFor(async () => expect(await statuses()).toEqual(['succeeded', 'missed', 'duplicate']), PATIENCE);
 });
 
 it('A17: a tick that comes late under skip is a row that says missed, and no task', async () => {
@@ -203,9 +204,7 @@ it('A17: a tick that comes late under skip is a row that says missed, and no tas
   const { id } = await scene.defineSynced(cron({ cron: '*/5 * * * *' }));
   const tick = Math.floor(systemClock.now() / 300_000) * 300_000 - 600_000;
   await scene.handle(id).backfill({ start: new Date(tick - 1_000), end: new Date(tick), overlap: 'ALLOW_ALL' });
-  await vi.waitFor(async () => expect((await scene.runs())[0]).toMatchObject({ status: 'missed' }), {
-    timeout: 20_000,
-  });
+  await vi.waitFor(async () => expect((await scene.runs())[0]).toMatchObject({ status: 'missed' }), PATIENCE);
   expect((await scene.runs())[0]?.reason).toMatch(/^\d+ s late; grace is 60 s$/);
   expect(await scene.tasks()).toHaveLength(0);
 });
@@ -218,14 +217,11 @@ it('A19: five ticks at once under compress are one run whose window covers them'
   await scene.sql`update activity_definitions set covered_at = ${covered} where id = ${id}`;
   await scene.handle(id).pause('so that no tick of now comes between');
   await scene.handle(id).backfill({ start: covered, end: new Date(last), overlap: 'ALLOW_ALL' });
-  await vi.waitFor(
-    async () => {
-      const statuses = (await scene.runs()).map(({ status }) => status as string);
-      expect(statuses.filter((status) => status === 'succeeded')).toHaveLength(1);
-      expect(statuses.filter((status) => status === 'coalesced').length).toBeGreaterThanOrEqual(4);
-    },
-    { timeout: 20_000 },
-  );
+  await vi.waitFor(async () => {
+    const statuses = (await scene.runs()).map(({ status }) => status as string);
+    expect(statuses.filter((status) => status === 'succeeded')).toHaveLength(1);
+    expect(statuses.filter((status) => status === 'coalesced').length).toBeGreaterThanOrEqual(4);
+  }, PATIENCE);
   const run = (await scene.runs()).find(({ status }) => status === 'succeeded');
   expect(run?.window_start).toEqual(covered);
   expect(run?.event.data.missedCount).toBeGreaterThanOrEqual(4);
@@ -235,7 +231,7 @@ it('A23: a schedule of ours without an activity goes, once it was seen in two pa
   const scene = await open();
   const { id } = await scene.defineSynced(cron());
   await scene.registry.activities.remove(scene.actor, id);
-  await vi.waitFor(async () => expect(await scene.schedules.list()).toContain(scheduleIdOf(id)), { timeout: 20_000 });
+  await vi.waitFor(async () => expect(await scene.schedules.list()).toContain(scheduleIdOf(id)), PATIENCE);
   await scene.schedules.sync();
   expect((await scene.handle(id).describe()).scheduleId).toBe(scheduleIdOf(id));
   scene.time.offsetMs += 31_000;
@@ -282,9 +278,10 @@ it('A25: at runs once, then the activity is done and has no schedule again', asy
   const at = new Date(Math.ceil(systemClock.now() / 1000) * 1000 + 2_000).toISOString();
   const { id, described } = await scene.defineSynced(minimal({ on: [{ at }] }));
   expect(described.state.remainingActions).toBe(1);
-  await vi.waitFor(async () => expect((await scene.runs())[0]).toMatchObject({ status: 'succeeded', origin: 'at' }), {
-    timeout: 25_000,
-  });
+  await vi.waitFor(
+    async () => expect((await scene.runs())[0]).toMatchObject({ status: 'succeeded', origin: 'at' }),
+    PATIENCE,
+  );
   expect((await scene.runs())[0]?.scheduled_for.toISOString()).toBe(at);
   expect(await scene.registry.activities.get(scene.actor.tenantId, id)).toMatchObject({ status: 'done' });
   await scene.schedules.syncOne(id);
@@ -310,14 +307,11 @@ it.each([
     expect(await scene.schedules.recover()).toEqual({ started, missed });
     expect(await scene.schedules.recover()).toEqual({ started: 0, missed: 0 });
     await scene.drain();
-    await vi.waitFor(
-      async () => {
-        const statuses = (await scene.runs()).map(({ status }) => status);
-        expect(statuses.filter((status) => status === 'missed')).toHaveLength(missed);
-        expect(statuses.filter((status) => status === 'succeeded')).toHaveLength(started);
-      },
-      { timeout: 20_000 },
-    );
+    await vi.waitFor(async () => {
+      const statuses = (await scene.runs()).map(({ status }) => status);
+      expect(statuses.filter((status) => status === 'missed')).toHaveLength(missed);
+      expect(statuses.filter((status) => status === 'succeeded')).toHaveLength(started);
+    }, PATIENCE);
     const ran = (await scene.runs()).filter(({ status }) => status === 'succeeded');
     if (policy === 'compress') expect(ran[0]?.event.data).toMatchObject({ windowStart: covered.toISOString() });
   },

@@ -2,8 +2,10 @@
  * BatchPoller on a real Temporal server: the order of its steps, its hops, and that every end commits. With
  * `MILKRUN_RECORD_HISTORIES=1` the histories that `replay.test.ts` replays are written anew; format them afterwards.
  */
+
 import { writeFileSync } from 'node:fs';
 import type {} from '@milkrun/testkit';
+import { PATIENCE } from '@milkrun/testkit';
 import type { WorkflowHandle } from '@temporalio/client';
 import { afterAll, afterEach, beforeAll, describe, expect, inject, test, vi } from 'vitest';
 import * as workflows from '../src/workflow.ts';
@@ -153,7 +155,7 @@ describe('ends by force', () => {
       },
     });
     const handle = await scene.start();
-    await vi.waitFor(() => expect(stepsOf(scene)).toContain('poll'));
+    await vi.waitFor(() => expect(stepsOf(scene)).toContain('poll'), PATIENCE);
     await handle.cancel();
     expect(await handle.result()).toEqual({ status: 'forced', hops: 0 });
     expect(scene.calls.at(-1)).toMatchObject({ step: 'commit', input: { force: true } });

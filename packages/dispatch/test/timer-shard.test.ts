@@ -3,6 +3,7 @@
  * queues and its own timer shard, so that they do not meet. With `MILKRUN_RECORD_HISTORIES=1` the histories that
  * `replay.test.ts` replays are written anew; format them afterwards.
  */
+
 import { writeFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import {
@@ -16,6 +17,7 @@ import {
   uuidv7,
 } from '@milkrun/core';
 import type {} from '@milkrun/testkit';
+import { PATIENCE } from '@milkrun/testkit';
 import { Client, Connection, type WorkflowHandle } from '@temporalio/client';
 import { historyToJSON } from '@temporalio/common/lib/proto-utils.js';
 import { bundleWorkflowCode, DefaultLogger, NativeConnection, Runtime, Worker } from '@temporalio/worker';
@@ -119,7 +121,7 @@ it('plans due rows into full batches and starts each of them once', async () => 
   const { store, timers, timerShard, ran } = await scene({ batchSize: 40 });
   store.addDue(100);
   await timers.arm(timerShard);
-  await vi.waitFor(() => expect(ran).toHaveLength(3));
+  await vi.waitFor(() => expect(ran).toHaveLength(3), PATIENCE);
   expect([...store.batches].map(([, { keys }]) => keys.length)).toEqual([40, 40, 20]);
   expect(new Set(ran)).toEqual(new Set(store.batches.keys()));
 });
@@ -127,21 +129,21 @@ it('plans due rows into full batches and starts each of them once', async () => 
 it('sleeps while nothing is due and ticks at once when it is armed', async () => {
   const { store, timers, timerShard, ran, handle } = await scene();
   await timers.arm(timerShard);
-  await vi.waitFor(() => expect(store.ticks).toHaveLength(1));
+  await vi.waitFor(() => expect(store.ticks).toHaveLength(1), PATIENCE);
   store.addDue(1);
   await timers.arm(timerShard);
-  await vi.waitFor(() => expect(ran).toHaveLength(1), { timeout: 5_000 });
+  await vi.waitFor(() => expect(ran).toHaveLength(1), PATIENCE);
   await record(handle, 'armed');
 });
 
 it('takes a hundred arms within a second for one tick', async () => {
   const { store, timers, timerShard, handle } = await scene();
   await timers.arm(timerShard);
-  await vi.waitFor(() => expect(store.ticks).toHaveLength(1));
+  await vi.waitFor(() => expect(store.ticks).toHaveLength(1), PATIENCE);
   await Promise.all(Array.from({ length: 100 }, () => timers.arm(timerShard)));
   store.addDue(1);
   await timers.arm(timerShard);
-  await vi.waitFor(() => expect(store.batches.size).toBe(1), { timeout: 5_000 });
+  await vi.waitFor(() => expect(store.batches.size).toBe(1), PATIENCE);
   expect(store.ticks.length).toBeLessThanOrEqual(4);
   await record(handle, 'many-arms');
 });
@@ -150,7 +152,7 @@ it('starts a batch again that was planned and never started, and never one that 
   const { store, ticks, timerShard, ran } = await scene();
   store.addDue(1);
   await ticks.tick({ timerShard });
-  await vi.waitFor(() => expect(ran).toHaveLength(1));
+  await vi.waitFor(() => expect(ran).toHaveLength(1), PATIENCE);
   const [batchId] = ran;
   await client.workflow.getHandle(batchId ?? '').result();
   // Still not claimed by the book: the tick names it again, and its closed workflow stays closed.
@@ -158,7 +160,7 @@ it('starts a batch again that was planned and never started, and never one that 
   const planned = batchIdOf(timerShard, uuidv7(systemClock, systemRng));
   store.batches.set(planned, { keys: [], claimed: false });
   await ticks.tick({ timerShard });
-  await vi.waitFor(() => expect(ran).toEqual([batchId, planned]));
+  await vi.waitFor(() => expect(ran).toEqual([batchId, planned]), PATIENCE);
 });
 
 it('hands each batch its input', async () => {
@@ -191,7 +193,7 @@ it('goes on ticking through failures of workerdb', async () => {
   };
   store.addDue(1);
   await timers.arm(timerShard);
-  await vi.waitFor(() => expect(ran).toHaveLength(1), { timeout: 10_000 });
+  await vi.waitFor(() => expect(ran).toHaveLength(1), PATIENCE);
   expect(failures).toBeGreaterThanOrEqual(3);
   await record(handle, 'failing-tick');
 });
@@ -199,7 +201,7 @@ it('goes on ticking through failures of workerdb', async () => {
 it('is started by every worker and runs once', async () => {
   const { store, timers, handle } = await scene();
   await Promise.all([ensureShards({ store, timers }), ensureShards({ store, timers })]);
-  await vi.waitFor(() => expect(store.ticks.length).toBeGreaterThan(0));
+  await vi.waitFor(() => expect(store.ticks.length).toBeGreaterThan(0), PATIENCE);
   expect((await handle.describe()).status.name).toBe('RUNNING');
 });
 
@@ -219,7 +221,7 @@ it('starts a shard that liveness finds quiet', async () => {
     done: `timer shard ${here.timerShard} was signalled`,
   });
   expect(here.store.repaired).toHaveLength(1);
-  await vi.waitFor(() => expect(here.store.ticks.length).toBeGreaterThan(0));
+  await vi.waitFor(() => expect(here.store.ticks.length).toBeGreaterThan(0), PATIENCE);
 });
 
 it('continues as a new run under load: no arm is lost, nothing is started twice', async () => {
@@ -233,13 +235,10 @@ it('continues as a new run under load: no arm is lost, nothing is started twice'
     await timers.arm(timerShard);
     runs.add((await handle.describe()).runId);
   }
-  await vi.waitFor(
-    () => {
-      expect([...store.batches.values()].flatMap(({ keys }) => keys).length).toBe(store.rows.size);
-      expect(ran.length).toBe(store.batches.size);
-    },
-    { timeout: 20_000 },
-  );
+  await vi.waitFor(() => {
+    expect([...store.batches.values()].flatMap(({ keys }) => keys).length).toBe(store.rows.size);
+    expect(ran.length).toBe(store.batches.size);
+  }, PATIENCE);
   expect(new Set(ran).size).toBe(ran.length);
 });
 
@@ -271,14 +270,14 @@ it('replaces a shard whose workflow task keeps failing', async () => {
   await vi.waitFor(async () => {
     const { raw } = await here.handle.describe();
     expect(raw.pendingWorkflowTask?.attempt ?? 0).toBeGreaterThan(1);
-  });
+  }, PATIENCE);
   const { runId } = await here.handle.describe();
   const round = await checkLiveness(livenessDeps(here), new AbortController().signal);
   expect(round.replaced).toEqual([here.timerShard]);
   await here.stop();
   const stopSound = await here.start(sound);
   undo.push(stopSound);
-  await vi.waitFor(() => expect(here.store.ticks.length).toBeGreaterThan(0), { timeout: 20_000 });
+  await vi.waitFor(() => expect(here.store.ticks.length).toBeGreaterThan(0), PATIENCE);
   expect((await here.handle.describe()).runId).not.toBe(runId);
 });
 
@@ -296,13 +295,13 @@ it('replaces a shard that stays quiet though it was signalled, as one on a queue
   const deps = { ...livenessDeps(here), clock: { ...systemClock, now: () => systemClock.now() + 60_000 } };
   const round = await checkLiveness(deps, new AbortController().signal);
   expect(round.replaced).toEqual([here.timerShard]);
-  await vi.waitFor(() => expect(here.store.ticks.length).toBeGreaterThan(0));
+  await vi.waitFor(() => expect(here.store.ticks.length).toBeGreaterThan(0), PATIENCE);
 });
 
 it('leaves a sound shard alone', async () => {
   const here = await scene();
   await here.timers.arm(here.timerShard);
-  await vi.waitFor(() => expect(here.store.ticks.length).toBeGreaterThan(0));
+  await vi.waitFor(() => expect(here.store.ticks.length).toBeGreaterThan(0), PATIENCE);
   const round = await checkLiveness(livenessDeps(here), new AbortController().signal);
   expect(round.replaced).toEqual([]);
 });
@@ -325,7 +324,7 @@ it('ends a batch older than a day in workerdb, then terminates its workflow; a y
   await vi.waitFor(async () => {
     const round = await checkLiveness(deps, new AbortController().signal);
     expect(round.terminated).toEqual([old]);
-  });
+  }, PATIENCE);
   expect(ended).toEqual([old]);
   expect((await client.workflow.getHandle(young ?? '').describe()).status.name).toBe('RUNNING');
   expect((await client.workflow.getHandle(old ?? '').describe()).status.name).toBe('TERMINATED');

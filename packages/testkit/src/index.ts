@@ -15,6 +15,7 @@ export {
 } from './failpoints.ts';
 export { type Fault, type FaultProxy, startFaultProxy } from './fault-proxy.ts';
 export { type Nats, type NatsOptions, startNats } from './nats.ts';
+export { PATIENCE } from './patience.ts';
 export { type Postgres, type PostgresOptions, startPostgres } from './postgres.ts';
 export {
   type AskedConnection,

@@ -3,6 +3,7 @@ import { once } from 'node:events';
 import { createServer, connect as dial, type Socket } from 'node:net';
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import { type FaultProxy, startFaultProxy } from '../src/index.ts';
+import { PATIENCE } from '../src/patience.ts';
 
 /** Answers each piece with `answer to {piece}`. */
 let server: ReturnType<typeof createServer>;
@@ -60,7 +61,7 @@ async function call(text?: string): Promise<Caller> {
   return { socket, pieces, said: () => pieces.join(''), end: () => end };
 }
 
-const soon = (fact: () => void): Promise<void> => vi.waitFor(fact, { timeout: 10_000, interval: 5 });
+const soon = (fact: () => void): Promise<void> => vi.waitFor(fact, { ...PATIENCE, interval: 5 });
 
 test('without a fault both ways arrive whole, and its end too', async () => {
   const caller = await call('one');

@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { noLog, noMetrics, systemClock } from '@milkrun/core';
-import { startTemporalFrontend, type TemporalFrontend } from '@milkrun/testkit';
+import { PATIENCE, startTemporalFrontend, type TemporalFrontend } from '@milkrun/testkit';
 import { Context } from '@temporalio/activity';
 import { Client, Connection, type WorkflowHandle } from '@temporalio/client';
 import { afterAll, afterEach, beforeAll, expect, inject, it, vi } from 'vitest';
@@ -147,7 +147,7 @@ async function scene(options: QueueOptions = {}, classify?: RetryClassifier): Pr
 }
 
 const onePoller: QueueOptions = { activityTaskPollerBehavior: { type: 'simple-maximum', maximum: 1 } };
-const fact = <T>(check: () => T | Promise<T>): Promise<T> => vi.waitFor(check, { timeout: 20_000, interval: 20 });
+const fact = <T>(check: () => T | Promise<T>): Promise<T> => vi.waitFor(check, PATIENCE);
 const only = ({ host }: Scene) => host.registry()[0];
 
 it('H07: activities that can not be polled keep no workflow from going on, and go on themselves once they can', async () => {
@@ -159,7 +159,7 @@ it('H07: activities that can not be polled keep no workflow from going on, and g
   at.frontend.calm();
   expect(await greeting.result()).toBe('HELLO, WORLD!');
   expect(only(at)).toMatchObject({ restarts: 0, state: 'running' });
-}, 30_000);
+});
 
 it.each(['unavailable', 'internal', 'exhausted'] as const)(
   'H11: polls answered with %s are tried again and end no worker',
@@ -183,7 +183,7 @@ it('H13: what was in flight when a worker was stopped is handed out again to the
   expect(await handle.result()).toBe(2);
   const { events } = await handle.fetchHistory();
   expect(events?.filter(({ activityTaskCompletedEventAttributes: done }) => done)).toHaveLength(1);
-}, 30_000);
+});
 
 it('H15: a task whose way to the worker was lost is handed out again', async () => {
   const at = await scene(onePoller);
@@ -193,7 +193,7 @@ it('H15: a task whose way to the worker was lost is handed out again', async () 
   await fact(() => expect(at.frontend.calls('pollActivityTaskQueue')).toBe(lost));
   expect(await (await at.start('Attempts')).result()).toBe(2);
   expect(at.ran.attempt).toBe(1);
-}, 30_000);
+});
 
 it('H14: a task handed out twice is run twice: the host promises at-least-once and removes no duplicates', async () => {
   const at = await scene(onePoller);
@@ -205,7 +205,7 @@ it('H14: a task handed out twice is run twice: the host promises at-least-once a
   expect(await (await at.start('Greeter', 'two')).result()).toBe('HELLO, TWO!');
   expect(at.ran.shout).toBe(3);
   expect(only(at)).toMatchObject({ restarts: 0, state: 'running' });
-}, 30_000);
+});
 
 it('H13: a completion whose answer is lost is reported again, and the workflow sees one', async () => {
   const at = await scene();
@@ -216,7 +216,7 @@ it('H13: a completion whose answer is lost is reported again, and the workflow s
   const { events } = await handle.fetchHistory();
   expect(events?.filter(({ activityTaskCompletedEventAttributes: done }) => done)).toHaveLength(1);
   expect(at.ran.shout).toBe(1);
-}, 30_000);
+});
 
 it('H18: workflows that fell out of the cache are replayed, and the worker goes on', async () => {
   const at = await scene({ maxCachedWorkflows: 2, maxConcurrentWorkflowTaskExecutions: 2 });
@@ -227,13 +227,13 @@ it('H18: workflows that fell out of the cache are replayed, and the worker goes 
   expect(await Promise.all(handles.map((handle) => handle.result()))).toEqual([3, 3, 3, 3, 3, 3]);
   expect(only(at)?.parts?.workflowsCached).toBeLessThanOrEqual(2);
   expect(only(at)).toMatchObject({ restarts: 0, state: 'running' });
-}, 30_000);
+});
 
 it('H22: a cancelled step hears of it at its next heartbeat, unwinds and is reported as cancelled', async () => {
   const at = await scene();
   expect(await (await at.start('Canceller')).result()).toBe('cancelled');
   expect(at.outcomes).toEqual(['cancelled']);
-}, 30_000);
+});
 
 it('H23: one function decides which failures are retried, whatever the call site says', async () => {
   const at = await scene({}, () => 'non-retryable');
@@ -285,4 +285,4 @@ it('a frontend that vanishes and comes back costs no restart', async () => {
   await fact(() => expect(at.host.ready()).toBe(true));
   expect(await (await at.start('Greeter', 'world')).result()).toBe('HELLO, WORLD!');
   expect(only(at)).toMatchObject({ restarts: 0 });
-}, 40_000);
+});

@@ -3,7 +3,9 @@
  * behaviour (state FAILED while `run()` stays pending, a refused connection that can not be closed) is what the
  * scripts replay; `worker-host.test.ts` runs the real thing.
  */
+
 import { noLog, noMetrics } from '@milkrun/core';
+import { PATIENCE } from '@milkrun/testkit';
 import type { WorkerOptions } from '@temporalio/worker';
 import { afterEach, expect, it, vi } from 'vitest';
 import { createWorkerHost, type WorkerHost, type WorkerHostFatal, type WorkerHostOptions } from '../src/index.ts';
@@ -44,7 +46,7 @@ function scene(options: Partial<WorkerHostOptions> = {}) {
 }
 
 const activities = { work: async () => undefined };
-const fact = vi.waitFor;
+const fact = (check: () => void | Promise<void>): Promise<void> => vi.waitFor(check, PATIENCE);
 
 it('H20: refuses an unknown option with the nearest name, and a queue that serves nothing', async () => {
   const { host } = scene();

@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { noLog, noMetrics, systemClock } from '@milkrun/core';
-import { startTemporal } from '@milkrun/testkit';
+import { PATIENCE, startTemporal } from '@milkrun/testkit';
 import { Client, Connection } from '@temporalio/client';
 import { afterAll, beforeAll, expect, inject, it, vi } from 'vitest';
 import {
@@ -96,18 +96,18 @@ it('H15, H16: is started before the server is there, and goes on when the server
   expect(host.ready()).toBe(false);
   const first = await startTemporal({ own: true, dbFilename, port });
   await started;
-  await vi.waitFor(() => expect(host.ready()).toBe(true), { timeout: 10_000 });
+  await vi.waitFor(() => expect(host.ready()).toBe(true), PATIENCE);
   process.kill(first.pid ?? 0, 'SIGKILL');
   await first.stop();
-  await vi.waitFor(() => expect(host.ready()).toBe(false), { timeout: 10_000 });
+  await vi.waitFor(() => expect(host.ready()).toBe(false), PATIENCE);
   expect(host.healthy()).toBe(true);
   const second = await startTemporal({ own: true, dbFilename, port });
-  await vi.waitFor(() => expect(host.ready()).toBe(true), { timeout: 15_000 });
+  await vi.waitFor(() => expect(host.ready()).toBe(true), PATIENCE);
   expect(await greet(second.address, 'host-late')).toBe('HELLO, WORLD!');
   expect(host.registry().map(({ restarts }) => restarts)).toEqual([0]);
   await ended(host);
   await second.stop();
-}, 60_000);
+});
 
 it('H19: gives up loudly when the namespace does not exist', async () => {
   const fatals: WorkerHostFatal[] = [];

@@ -2,6 +2,7 @@
  * Rows that another transaction has just changed. PostgreSQL looks at them again after the wait; a lateral probe with a
  * limit under the lock then finds nothing, and the page or the commit loses rows it should have had.
  */
+import { PATIENCE } from '@milkrun/testkit';
 import { afterAll, beforeEach, expect, test, vi } from 'vitest';
 import type { WorkerDb } from '../src/index.ts';
 import { batchIds, change, claimAll, commit, freshDb, push, row, tick } from './support.ts';
@@ -25,14 +26,11 @@ async function behind<T>(statement: string, work: () => Promise<T>, waits = 1): 
   await other.unsafe(statement);
   const pending = work();
   pending.catch(() => {});
-  await vi.waitFor(
-    async () => {
-      const [waiting] = await db.sql`
+  await vi.waitFor(async () => {
+    const [waiting] = await db.sql`
         select count(*)::int as n from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()`;
-      expect(waiting?.n).toBe(waits);
-    },
-    { timeout: 10_000 },
-  );
+    expect(waiting?.n).toBe(waits);
+  }, PATIENCE);
   await other.unsafe('commit');
   other.release();
   return await pending;

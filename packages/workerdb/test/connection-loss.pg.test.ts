@@ -3,7 +3,7 @@
  * the call it meets, and nothing else: the process lives (an error that nobody can catch would end it, and this run), and the
  * next call is answered.
  */
-import { createDatabase, type FaultProxy, startFaultProxy } from '@milkrun/testkit';
+import { createDatabase, type FaultProxy, PATIENCE, startFaultProxy } from '@milkrun/testkit';
 import { afterAll, beforeAll, expect, inject, test, vi } from 'vitest';
 import { openWorkerDb, type WorkerDb } from '../src/index.ts';
 
@@ -44,7 +44,7 @@ test('cut between the statements of a transaction: the next one has nowhere to g
     await tx`select 1`;
     proxy.resetAll();
     // The driver learns of it while nothing of the transaction is on its way.
-    await vi.waitFor(() => expect(closed).toHaveBeenCalled());
+    await vi.waitFor(() => expect(closed).toHaveBeenCalled(), PATIENCE);
     const next = tx`select 2`.then(
       () => 'answered',
       (error: { code?: string }) => error.code,

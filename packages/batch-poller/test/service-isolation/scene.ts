@@ -24,7 +24,7 @@ import {
 } from '@milkrun/core';
 import { createMemoryObjectStore } from '@milkrun/object-store';
 import { createPollRunner, LOCAL_CREDENTIALS } from '@milkrun/poll-runner';
-import { createDatabase, startControlPlaneStandIn, startPollFunctionStandIn } from '@milkrun/testkit';
+import { createDatabase, PATIENCE, startControlPlaneStandIn, startPollFunctionStandIn } from '@milkrun/testkit';
 import { openWorkerDb, type WorkerDb } from '@milkrun/workerdb';
 import { expect, inject, vi } from 'vitest';
 import { broadcast } from '../../src/activities/broadcast.ts';
@@ -355,7 +355,7 @@ export async function openScene(db: WorkerDb, options: SceneOptions = {}) {
     /** Waits until a step that runs has read its fence once more. */
     async fenceRead(): Promise<void> {
       const before = checks;
-      await vi.waitFor(() => expect(checks).toBeGreaterThan(before), { interval: 5 });
+      await vi.waitFor(() => expect(checks).toBeGreaterThan(before), { ...PATIENCE, interval: 5 });
     },
     drain: () => draining.abort(new Error('the worker drains')),
     expire: (batchId: string) =>
