@@ -176,6 +176,7 @@ export async function pollChain(deps: PollDeps, input: ChainInput): Promise<Chai
     await append(input, {
       ...frame(input, page, 'ok', pollMs),
       events: outcome.events.map(({ eventId, json }) => ({ eventId, json })),
+      ...(outcome.events.length === 0 || trigger.pollPolicy.repeatable ? {} : { once: true }),
       newKeys: outcome.events.length === 0 ? '' : joined(outcome.events.map((event) => event.key)),
       ...(outcome.quietKeys.length === 0 ? {} : { quietKeys: joined(outcome.quietKeys) }),
       ...(fresh > 0 && overflows ? { keys: joined(chain.listing) } : {}),

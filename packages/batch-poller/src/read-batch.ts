@@ -2,6 +2,7 @@
 import type { BatchPollerInput, ClaimedTrigger } from '@milkrun/core';
 import type { BatchDeps } from './deps.ts';
 import { type FoldedEntry, foldEntries } from './fold.ts';
+import { LeaseLost } from './lease-lost.ts';
 import type { RunningStep } from './step.ts';
 
 async function readEntries(deps: BatchDeps, input: BatchPollerInput): Promise<readonly ClaimedTrigger[]> {
@@ -13,7 +14,9 @@ async function readEntries(deps: BatchDeps, input: BatchPollerInput): Promise<re
     leaseSeconds: input.policy.leaseSeconds,
     bytesMax: deps.limits.claimBytesMax,
   });
-  return owned.status === 'ended' ? [] : owned.triggers;
+  // No entries are not none: what the batch has saved is to be held.
+  if (owned.status === 'ended') throw new LeaseLost(input.batchId);
+  return owned.triggers;
 }
 
 /**
@@ -37,7 +40,7 @@ export async function stillOwn(
   return folded.filter((entry) => isOwn(entry) || fenced.has(entry.trigger.triggerId));
 }
 
-/** Every entry of the batch in its present state. */
+/** Every entry of the batch in its present state. Throws LeaseLost when it is over and its entries cannot be read. */
 export async function readFolded(deps: BatchDeps, input: BatchPollerInput): Promise<FoldedEntry[]> {
   const [entries, verdicts, results, delivered] = await Promise.all([
     readEntries(deps, input),

@@ -5,6 +5,7 @@
 import type { BatchCheck, BatchPollerInput, BatchStep, Clock } from '@milkrun/core';
 import type { BatchDeps } from './deps.ts';
 import { holdUndelivered } from './hold-undelivered.ts';
+import { LeaseLost } from './lease-lost.ts';
 
 /** One try of one step, as Temporal (or a simulation) runs it. */
 export interface StepContext {
@@ -25,11 +26,6 @@ export interface StepResult {
   readonly left: number;
   /** Seconds the next hop should wait at the least. */
   readonly askedSeconds?: number;
-}
-
-/** The batch ended or expired under a running step. */
-class LeaseLost extends Error {
-  override readonly name = 'LeaseLost';
 }
 
 /** The process stops and another worker is there: the attempt fails and is retried at once elsewhere. */
@@ -125,7 +121,7 @@ export async function runStep(
     for (const row of check.fenced) fenced.set(row.triggerId, { deleted: row.deleted });
     running.brake = check.brake;
     if (!check.live) {
-      const lost = new LeaseLost(`batch ${input.batchId} is over`);
+      const lost = new LeaseLost(input.batchId);
       end.abort(lost);
       throw lost;
     }

@@ -12,6 +12,7 @@ import {
   eventIdOf,
   type HeldEvent,
   noLog,
+  storageShardOf,
   type TriggerState,
   uuidv7,
 } from '@milkrun/core';
@@ -53,13 +54,17 @@ interface Script {
   readonly attempt?: number;
   /** The object store cannot be read. */
   readonly away?: boolean;
+  /** The object that lists the batch's entries is lost. */
+  readonly unlisted?: boolean;
+  /** The lease runs out after the step has begun. */
+  readonly expires?: boolean;
 }
 
 async function run(script: Script) {
   const { hop = 0, force = false, askedSeconds = 0, live = true } = script;
   const harness = createHarness();
   const writing = harness.fresh();
-  await writing.writeEntries(BATCH, script.entries);
+  if (script.unlisted !== true) await writing.writeEntries(BATCH, script.entries);
   const auth: AuthRecord = { connectionId: 'c', tenantId: 't', auth: '{}', expiresAtMs: null, fetchedAtMs: 0, hop: 0 };
   await writing.writeAuth(BATCH, 0, 1, [auth]);
   if (script.verdicts !== undefined) await writing.writeVerdicts(BATCH, 0, 1, 0, script.verdicts);
@@ -83,7 +88,10 @@ async function run(script: Script) {
   const store = {
     extend: async () => check,
     check: async () => check,
-    claim: async () => ({ status: 'again', triggers: script.owned ?? script.entries }),
+    claim: async () =>
+      script.expires === true
+        ? { status: 'ended', triggers: [] }
+        : { status: 'again', triggers: script.owned ?? script.entries },
     readStates: async (keys: readonly object[]) => {
       reads.push(keys.length);
       return script.states ?? [];
@@ -267,6 +275,54 @@ test('of fenced entries only events that nobody could give again are kept, and n
   });
   expect(held).toEqual([{ shard: 27, triggerId: A, eventId: eventIdOf(A, 'a'), json: '{"key":"a"}' }]);
   expect(commits[0]?.rows).toMatchObject([{ triggerId: C, held: [{ eventId: eventIdOf(C, 'a') }] }]);
+});
+
+const ONCE = { pollPolicy: { dedupe: 'unique', repeatable: false } } as const;
+
+test.each(['live', 'expires'] as const)(
+  'a batch that is over holds what no source gives again, though its list is lost too (%s)',
+  async (when) => {
+    const results = [
+      { ...withEvent(A), once: true as const },
+      { ...withEvent(B), once: true as const },
+      { ...of(C, { events: [...withEvent(C, 'taken').events, ...withEvent(C).events] }), once: true as const },
+      withEvent(ids(4)[3] as string),
+    ];
+    const origin = { leaseEpoch: 7, hop: 0, attempt: 1, status: 'accepted' as const };
+    const { result, held, did } = await run({
+      entries: triggers(4, ONCE),
+      unlisted: true,
+      results,
+      delivered: [
+        { ...origin, triggerId: B, result: { object: 'results/0.1-0', line: 1 } },
+        { ...origin, triggerId: C, result: { object: 'results/0.1-0', line: 2 }, eventIds: [eventIdOf(C, 'taken')] },
+        {
+          ...origin,
+          triggerId: C,
+          result: { object: 'results/0.1-0', line: 2 },
+          eventIds: [eventIdOf(C, 'a')],
+          status: 'refused',
+        },
+      ],
+      force: true,
+      attempt: 5,
+      ...(when === 'live' ? { live: false } : { expires: true }),
+    });
+    expect(result).toEqual({ status: 'ended', done: 0, left: 0 });
+    expect(did).toEqual(['arm 4']);
+    expect(held.map(({ shard, eventId }) => [shard, eventId])).toEqual([
+      [storageShardOf(A), eventIdOf(A, 'a')],
+      // Refused, and its dead letter is not written: told once more.
+      [storageShardOf(C), eventIdOf(C, 'a')],
+    ]);
+  },
+);
+
+test('a batch that is over holds what its list says no source gives again, and nothing else', async () => {
+  const [listed, lost] = [triggers(1, ONCE), { results: [withEvent(A), withEvent(B)], live: false }];
+  const both = await run({ entries: [...listed, ...triggers(2).slice(1)], ...lost });
+  expect(both.held.map(({ triggerId }) => triggerId)).toEqual([A]);
+  expect((await run({ entries: triggers(2), ...lost })).held).toEqual([]);
 });
 
 test('in a later hop what is not the batch’s own any more is left alone, and its shard is armed', async () => {

@@ -19,6 +19,7 @@ import { decideRow, needsState, type RowDecision } from '../decide-row.ts';
 import type { BatchDeps } from '../deps.ts';
 import { type FoldedEntry, stateNameOf } from '../fold.ts';
 import { lostBy } from '../hold-undelivered.ts';
+import { LeaseLost } from '../lease-lost.ts';
 import { readFolded, stillOwn } from '../read-batch.ts';
 import { type RunningStep, runStep, type StepContext, type StepResult } from '../step.ts';
 
@@ -48,7 +49,7 @@ async function commitOnce(deps: BatchDeps, input: CommitStepInput, context: Step
         read = await readFolded(deps, input);
       } catch (error) {
         // Ended unread, what a source gave once and nobody told is gone: not for an answer that got lost on its way.
-        if (!input.force || context.attempt < UNREAD_ATTEMPTS) throw error;
+        if (error instanceof LeaseLost || !input.force || context.attempt < UNREAD_ATTEMPTS) throw error;
         deps.log.error({ batchId: input.batchId, error: String(error) }, 'commit.snapshot_unread');
         deps.metrics.count('polling.snapshot.unread');
         await deps.store.end(input.batchId);

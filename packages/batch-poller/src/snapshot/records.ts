@@ -42,6 +42,8 @@ export interface ResultRecord extends Origin {
   /** `ok` or a verdict code. */
   readonly code: string;
   readonly events: readonly StoredEvent[];
+  /** The source cannot be asked for these events again: who finds them needs no more than this to keep them (S6). */
+  readonly once?: true;
   /** base64 of the 8-byte hashes of all keys the chain listed; only where more keys than fit must be remembered. */
   readonly keys?: string;
   /** base64 of the hashes that were not known before, one for each event, in the same order. */
