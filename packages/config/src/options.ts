@@ -10,6 +10,7 @@ import {
   databaseUrl,
   duration,
   hostPort,
+  hostsAndRanges,
   httpUrl,
   integer,
   natsUrl,
@@ -137,7 +138,7 @@ export const OPTIONS = {
   ),
   outboundAllow: optional(
     'OUTBOUND_ALLOW',
-    text('hosts, separated by commas', /^[\w.:[\]*-]+(,[\w.:[\]*-]+)*$/),
+    hostsAndRanges(),
     'Hosts connectors and activities may call although their addresses are private.',
     { readBy: ['poll-function', 'orchestrator', 'dev'] },
   ),

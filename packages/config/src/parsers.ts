@@ -1,4 +1,5 @@
 /** Readers of setting values: text in, value out, or `ValueError` whose message says what is accepted. */
+import { isIP } from 'node:net';
 import { Secret } from '@milkrun/core';
 
 /** The message completes "accepted: …". */
@@ -102,6 +103,25 @@ export const httpUrl = (): Parser<string> =>
 export const natsUrl = (): Parser<Secret> =>
   parser('nats://host:port or tls://host:port', (value) =>
     isUrl(value, ['nats:', 'tls:']) ? new Secret(value) : undefined,
+  );
+
+const HOST_NAME = /^(\*\.)?[a-z0-9_]([\w-]*[a-z0-9_])?(\.[a-z0-9_]([\w-]*[a-z0-9_])?)*\.?$/i;
+
+/** Whom to trust, as the address guard reads it. A range must be a whole one: a wrong width would allow nothing, silently. */
+export const hostsAndRanges = (): Parser<string> =>
+  parser(
+    'hosts, addresses and ranges such as api.corp.example,*.lan,10.1.0.0/16,[::1], separated by commas',
+    (value) => {
+      const isEntry = (entry: string): boolean => {
+        const bare = entry.replace(/^\[(.*)\]$/, '$1');
+        const [address = '', width, ...more] = bare.split('/');
+        const family = isIP(address);
+        if (family === 0) return width === undefined && HOST_NAME.test(bare) && !/^[\d.]+$/.test(bare);
+        if (width === undefined) return true;
+        return more.length === 0 && /^\d{1,3}$/.test(width) && Number(width) <= (family === 4 ? 32 : 128);
+      };
+      return value.length <= 4096 && value.split(',').every(isEntry) ? value : undefined;
+    },
   );
 
 export const hostPort = (): Parser<string> =>

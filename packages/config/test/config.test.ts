@@ -92,6 +92,13 @@ test('an s3 store comes with a key', () => {
   expect(config.blobKey?.reveal()).toBe(BLOB_KEY);
 });
 
+test.each(['10.1.0.0/16', '127.0.0.1,::1,[::1],fd00::/8', 'api.corp.example,*.lan,build-1_a.internal.'])(
+  'OUTBOUND_ALLOW=%s names hosts, addresses and ranges',
+  (value) => {
+    expect(load({ OUTBOUND_ALLOW: value }).outboundAllow).toBe(value);
+  },
+);
+
 test('the registry address is not shown', () => {
   expect(printConfig(load({ NPM_REGISTRY: 'https://packages.inside.example/npm/' }))).not.toContain('inside');
 });
@@ -140,6 +147,12 @@ test.each([
   ['POLL_ANSWER_LIMIT', '7MiB'],
   ['POLL_BYTE_BUDGET', '499MiB'],
   ['LOG_LEVEL', 'verbose'],
+  ['OUTBOUND_ALLOW', '10.0.0.0/33'],
+  ['OUTBOUND_ALLOW', '10.0.0/8'],
+  ['OUTBOUND_ALLOW', '::1/129'],
+  ['OUTBOUND_ALLOW', 'api.corp.example/24'],
+  ['OUTBOUND_ALLOW', 'http://api.corp.example'],
+  ['OUTBOUND_ALLOW', '10.0.0.1,,10.0.0.2'],
 ])('%s=%s is refused with its name, value and what is accepted', (name, value) => {
   const problems = problemsOf({ [name]: value });
   expect(problems).toHaveLength(1);
