@@ -4,7 +4,6 @@
  */
 import { readFileSync } from 'node:fs';
 import {
-  blobKey,
   bytes,
   choice,
   databaseUrl,
@@ -16,6 +15,8 @@ import {
   natsUrl,
   objectStore,
   type Parser,
+  sealingKey,
+  sealingKeys,
   secret,
   sqlConnections,
   text,
@@ -120,13 +121,19 @@ export const OPTIONS = {
   ),
   blobKey: optional(
     'BLOB_KEY',
-    blobKey((path) => readFileSync(path, 'utf8')),
-    'Key that wraps the data keys of snapshots; required with s3. AWS credentials come from AWS’s standard chain.',
+    sealingKeys((path) => readFileSync(path, 'utf8')),
+    'Keys that wrap the data keys of snapshots; required with s3. AWS credentials come from AWS’s standard chain.',
     { ...ENGINE, secret: true },
+  ),
+  payloadKeys: optional(
+    'PAYLOAD_KEYS',
+    sealingKeys((path) => readFileSync(path, 'utf8')),
+    'Keys that seal what Temporal keeps of inputs and results. The same in every process; without one it is kept plain.',
+    { secret: true, readBy: ['worker', 'orchestrator', 'dev'] },
   ),
   registryKey: optional(
     'REGISTRY_KEY',
-    blobKey((path) => readFileSync(path, 'utf8')),
+    sealingKey((path) => readFileSync(path, 'utf8')),
     'Key of the control plane: seals the credentials of connections and peppers API keys.',
     { secret: true, requiredBy: ['api'], readBy: ['api', 'orchestrator', 'dev'] },
   ),

@@ -139,24 +139,52 @@ export const objectStore = (): Parser<string> =>
     return isBucket && url.username === '' && url.password === '' ? value : undefined;
   });
 
-/** Base64 of 32 bytes, in the setting or in a file. `readFile` gives a file's text or throws. */
-export const blobKey = (readFile: (path: string) => string): Parser<Secret> => {
+type ReadFile = (path: string) => string;
+
+/** The text of a file that a setting names as `file:PATH`, or the setting itself. `readFile` gives a file's text or throws. */
+function textIn(value: string, accepts: string, readFile: ReadFile): string {
+  if (!value.startsWith('file:')) return value;
+  try {
+    return readFile(value.slice('file:'.length));
+  } catch (error) {
+    const code = (error as NodeJS.ErrnoException).code ?? 'unreadable';
+    throw new ValueError(`${accepts}; the file cannot be read (${code})`);
+  }
+}
+
+function isKey(text: string): boolean {
+  const bytes = Buffer.from(text, 'base64');
+  return bytes.length === 32 && bytes.toString('base64') === text;
+}
+
+/** Base64 of 32 bytes, in the setting or in a file. */
+export const sealingKey = (readFile: ReadFile): Parser<Secret> => {
   const accepts = '32 bytes in base64, or file:PATH of a file that holds them';
   return {
     accepts,
     parse(value) {
-      let encoded = value;
-      if (value.startsWith('file:')) {
-        try {
-          encoded = readFile(value.slice(5)).trim();
-        } catch (error) {
-          const code = (error as NodeJS.ErrnoException).code ?? 'unreadable';
-          throw new ValueError(`${accepts}; the file cannot be read (${code})`);
-        }
-      }
-      const canonical = Buffer.from(encoded, 'base64');
-      if (canonical.length !== 32 || canonical.toString('base64') !== encoded) throw new ValueError(accepts);
-      return new Secret(encoded);
+      const text = textIn(value, accepts, readFile).trim();
+      if (!isKey(text)) throw new ValueError(accepts);
+      return new Secret(text);
+    },
+  };
+};
+
+/** One or several of them, so that they can be exchanged; the secret is their texts, separated by commas. */
+export const sealingKeys = (readFile: ReadFile): Parser<Secret> => {
+  const accepts =
+    '32 bytes in base64, or file:PATH of a file with one such key a line; several separated by commas: the first seals, all open';
+  return {
+    accepts,
+    parse(value) {
+      const texts = value.split(',').flatMap((part) =>
+        textIn(part.trim(), accepts, readFile)
+          .split('\n')
+          .map((line) => line.trim())
+          .filter((line) => line !== '' && !line.startsWith('#')),
+      );
+      if (texts.length === 0 || !texts.every(isKey)) throw new ValueError(accepts);
+      return new Secret(texts.join(','));
     },
   };
 };

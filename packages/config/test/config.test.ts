@@ -120,6 +120,15 @@ test('BLOB_KEY may lie in a file', () => {
   expect(problemsOf({ BLOB_KEY: 'file:/does/not/exist' })[0]?.message).toContain('ENOENT');
 });
 
+test.each(['BLOB_KEY', 'PAYLOAD_KEYS'] as const)('%s holds one key or several, in the setting or in files', (name) => {
+  const [one, two, three] = Array.from({ length: 3 }, () => randomBytes(32).toString('base64'));
+  const config = load({ [name]: `${one}, file:${fileOf(`# the one before\n${two}\n\n${three}\n`)}` });
+  expect(config[name === 'BLOB_KEY' ? 'blobKey' : 'payloadKeys']?.reveal()).toBe([one, two, three].join(','));
+  expect(problemsOf({ [name]: `${one},short` })[0]?.message).toContain('several separated by commas');
+  expect(problemsOf({ [name]: `file:${fileOf('# none\n')}` })).toHaveLength(1);
+  expect(problemsOf({ [name]: 'file:/does/not/exist' })[0]?.message).toContain('ENOENT');
+});
+
 test.each([
   ['LEASE_TTL', '45'],
   ['LEASE_TTL', '45 s'],
