@@ -30,7 +30,13 @@ import {
 import { createLoop } from '@milkrun/dispatch';
 import { openActivities } from '@milkrun/registrydb';
 import type { TelemetryMetrics } from '@milkrun/telemetry';
-import { bundleWorkflows, createWorkerHost, installTemporalRuntime, temporalConnection } from '@milkrun/worker-host';
+import {
+  bundleWorkflows,
+  createDataConverter,
+  createWorkerHost,
+  installTemporalRuntime,
+  temporalConnection,
+} from '@milkrun/worker-host';
 import { Client, Connection } from '@temporalio/client';
 import { type Bus, openBus } from './jetstream.ts';
 import { createOutbound } from './outbound.ts';
@@ -73,7 +79,8 @@ export async function startOrchestrator({
   const url = required(config.registrydbUrl, 'REGISTRYDB_URL').reveal();
   const registry = await openActivities({ url, clock, rng, migrate });
   const connection = Connection.lazy(config.temporal.connectionOptions as object);
-  const client = new Client({ connection, namespace: config.temporal.namespace });
+  const dataConverter = createDataConverter(config.payloadKeys);
+  const client = new Client({ connection, namespace: config.temporal.namespace, dataConverter });
   const http = createOutbound(listIn(config.outboundAllow));
   const sql = createSqlReader(config.sqlConnections);
   const store = registry.activitySchedules;
@@ -92,6 +99,7 @@ export async function startOrchestrator({
       clock,
     ),
     namespace: config.temporal.namespace,
+    dataConverter,
     clock,
     log,
     metrics,
@@ -213,7 +221,8 @@ export async function syncSchedulesOnce(config: Config, dryRun: boolean): Promis
   const registry = await openActivities({ url, clock, rng, migrate: false });
   const connection = Connection.lazy(config.temporal.connectionOptions as object);
   try {
-    const client = new Client({ connection, namespace: config.temporal.namespace });
+    const dataConverter = createDataConverter(config.payloadKeys);
+    const client = new Client({ connection, namespace: config.temporal.namespace, dataConverter });
     const deps: ScheduleDeps = { store: registry.activitySchedules, client, clock, log: noLog, metrics: noMetrics };
     return await createSchedules(deps).sync({ dryRun });
   } finally {

@@ -11,7 +11,13 @@ import type { TemporalClient } from '@milkrun/dispatch';
 import { type CodecName, type Codecs, createCodecs } from '@milkrun/migration';
 import { createPollRunner, defaultCredentials, type LambdaPollRunner, LOCAL_CREDENTIALS } from '@milkrun/poll-runner';
 import type { TelemetryMetrics } from '@milkrun/telemetry';
-import { createWorkerHost, installTemporalRuntime, temporalConnection, type WorkerHost } from '@milkrun/worker-host';
+import {
+  createDataConverter,
+  createWorkerHost,
+  installTemporalRuntime,
+  temporalConnection,
+  type WorkerHost,
+} from '@milkrun/worker-host';
 import { Client, Connection } from '@temporalio/client';
 import { createLegacyClient } from './legacy-client.ts';
 import type { WrapPort } from './ports.ts';
@@ -86,6 +92,7 @@ export async function createParts({
   // Lazy: with Temporal away the process stays, not ready, and goes on by itself.
   const connection = Connection.lazy(config.temporal.connectionOptions as object);
   const { namespace } = config.temporal;
+  const dataConverter = createDataConverter(config.payloadKeys);
   const failure = Promise.withResolvers<never>();
   failure.promise.catch(() => {});
   const host = createWorkerHost({
@@ -94,6 +101,7 @@ export async function createParts({
       clock,
     ),
     namespace: config.temporal.namespace,
+    dataConverter,
     clock,
     log,
     metrics,
@@ -105,8 +113,8 @@ export async function createParts({
     controlPlane,
     runner,
     slots: new PollSlots({ width: config.pollWidth, clock }),
-    client: createLegacyClient(connection, namespace),
-    temporal: port('temporal', new Client({ connection, namespace })),
+    client: createLegacyClient({ connection, namespace, dataConverter }),
+    temporal: port('temporal', new Client({ connection, namespace, dataConverter })),
     host,
     clock,
     log,

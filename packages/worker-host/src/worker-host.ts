@@ -6,6 +6,7 @@
  * stays what it is: an activity in flight is finished, or redelivered by the server; the host de-duplicates nothing.
  */
 import type { Clock, Log, Metrics } from '@milkrun/core';
+import type { DataConverter } from '@temporalio/common';
 import { Worker, type WorkerOptions } from '@temporalio/worker';
 import {
   type ConnectionFactory,
@@ -42,6 +43,8 @@ export interface WorkerHostOptions {
   readonly probeMs?: number;
   /** Which failures of steps may be retried; default `classifyFailure`. */
   readonly classify?: RetryClassifier;
+  /** Of every worker; the SDK's own by default. The process's clients need the same. */
+  readonly dataConverter?: DataConverter;
   /** How a worker is made; the SDK's `Worker.create` by default. */
   readonly createWorker?: (options: WorkerOptions) => Promise<HostedWorker>;
 }
@@ -92,7 +95,10 @@ export function createWorkerHost(options: WorkerHostOptions): WorkerHost {
   /** Abnormal ends on the present connection. */
   let endsOnLink = 0;
 
-  const createWorker = options.createWorker ?? ((workerOptions: WorkerOptions) => Worker.create(workerOptions));
+  const { dataConverter } = options;
+  const make = options.createWorker ?? ((workerOptions: WorkerOptions) => Worker.create(workerOptions));
+  const createWorker = (given: WorkerOptions): Promise<HostedWorker> =>
+    make(dataConverter === undefined ? given : { dataConverter, ...given });
   const watch = watchSteps(metrics, options.classify ?? classifyFailure);
 
   async function probe(link: HostConnection): Promise<'answered' | 'refused' | 'unanswered'> {
