@@ -327,7 +327,7 @@ function createRound({ db, objects, uuid, report, totals, kinds }: RoundInput): 
     const rows = await db.sql<
       { trigger_id: string; cursor: string | null; seen: Buffer; code: string; live: boolean }[]
     >`
-      select t.trigger_id, s.cursor::text as cursor, s.seen, c.code, t.lease_owner is not null as live
+      select t.trigger_id, s.cursor::text as cursor, s.seen || s.seen_added as seen, c.code, t.lease_owner is not null as live
       from polling_trigger_runs t join polling_trigger_states s using (shard, trigger_id) join codes c on c.no = t.last_code
       where t.trigger_id = any (${triggers.map((one) => one.triggerId)})`;
     const told = rows.filter(

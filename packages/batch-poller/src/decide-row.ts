@@ -116,7 +116,7 @@ function decideFailed(entry: Failed, forced: boolean): RowDecision {
 function deliveredPart(
   entry: Polled,
   state: TriggerState | undefined,
-): Pick<CommitRow, 'cursor' | 'seen' | 'versionUsed' | 'rekeyed' | 'deadLetters' | 'heldDelivered'> {
+): Pick<CommitRow, 'cursor' | 'seen' | 'seenAdded' | 'versionUsed' | 'rekeyed' | 'deadLetters' | 'heldDelivered'> {
   const { pages } = entry.chain;
   const whole: FoldedPage[] = [];
   for (const page of pages) {
@@ -132,7 +132,7 @@ function deliveredPart(
   ].map(deadLetterOf);
   return {
     ...(last !== undefined && last.record.sameCursor !== true ? { cursor: last.record.cursorAfter ?? 'null' } : {}),
-    ...(addKeys(counted) || rekeyed ? { seen: seenAfter(state?.seen, counted, rekeyed) } : {}),
+    ...(addKeys(counted) || rekeyed ? seenPart(state?.seen, seenAfter(state?.seen, counted, rekeyed)) : {}),
     ...(last?.record.versionUsed === undefined || last.record.versionUsed === entry.trigger.versionUsed
       ? {}
       : { versionUsed: last.record.versionUsed }),
@@ -140,6 +140,11 @@ function deliveredPart(
     ...(letters.length === 0 ? {} : { deadLetters: letters }),
     ...(entry.heldTaken.length === 0 ? {} : { heldDelivered: entry.heldTaken }),
   };
+}
+
+function seenPart(before: Uint8Array = new Uint8Array(0), seen: Uint8Array): Pick<CommitRow, 'seen' | 'seenAdded'> {
+  const isLonger = before.byteLength > 0 && Buffer.compare(before, seen.subarray(0, before.byteLength)) === 0;
+  return { seen, ...(isLonger ? { seenAdded: seen.subarray(before.byteLength) } : {}) };
 }
 
 function delivered(entry: Polled, state: TriggerState | undefined): CommitRow {

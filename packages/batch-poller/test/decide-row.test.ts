@@ -61,7 +61,12 @@ function decided(entry: FoldedEntry, forced = false, seen?: Uint8Array) {
   const state = seen === undefined ? undefined : { shard: 27, triggerId: TRIGGER_ID, cursor: '0', seen };
   const decision = decideRow(entry, state, forced);
   if (decision.kind !== 'row' || decision.row.seen === undefined) return decision;
-  return { kind: 'row', row: { ...decision.row, seen: new Uint8Array(decision.row.seen) } };
+  const { seen: all, seenAdded } = decision.row;
+  const keys = {
+    seen: new Uint8Array(all),
+    ...(seenAdded === undefined ? {} : { seenAdded: new Uint8Array(seenAdded) }),
+  };
+  return { kind: 'row', row: { ...decision.row, ...keys } };
 }
 
 describe('an entry that failed', () => {
@@ -179,8 +184,9 @@ describe('an entry whose events were all taken', () => {
       found: 6,
       pollMs: 7,
     } as const;
-    expect(decided(entry, false, before)).toEqual(row(wanted));
-    expect(decided(entry, true, before)).toEqual(row(wanted));
+    const added = row({ ...wanted, seenAdded: keysOf(a, bc) });
+    expect(decided(entry, false, before)).toEqual(added);
+    expect(decided(entry, true, before)).toEqual(added);
     expect(decided(entry)).toEqual(row({ ...wanted, seen: keysOf(a, bc) }));
   });
 

@@ -104,7 +104,7 @@ async function tablesOfPostgres(db: ContractDb) {
     select t.trigger_id::text as id, p.config_version::int as version, t.enabled, t.interval_s, t.phase_s, ${ms('t.next_poll_at')} as next, t.lease_epoch as epoch,
       t.last_committed_epoch as committed, b.batch_id as owner, ${ms('t.last_ok_at')} as ok, ${ms('t.last_polled_at')} as polled, t.failure_count as failures,
       t.poison_count as poisons, t.quiet_polls as quiet, c.code, t.primed, t.halted_probe as probe, h.code as halted, ${ms('t.halted_at')} as halted_at,
-      t.version_used as used, s.cursor::text as cursor, encode(s.seen, 'base64') as seen, p.slug, p.connection_id as connection, p.config::text as config,
+      t.version_used as used, s.cursor::text as cursor, encode(s.seen || s.seen_added, 'base64') as seen, p.slug, p.connection_id as connection, p.config::text as config,
       ${ms('p.since')} as since, ${ms('p.created_at')} as created, t.state_bytes as bytes, t.def_bytes as def
     from polling_trigger_runs t join polling_triggers p using (shard, trigger_id) join polling_trigger_states s using (shard, trigger_id)
     left join batches b on b.batch_no = t.lease_owner left join codes c on c.no = t.last_code left join codes h on h.no = t.halted_code order by 1`);

@@ -1,3 +1,5 @@
+import { randomBytes } from 'node:crypto';
+import type { ClaimedTrigger } from '@milkrun/core';
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import type { WorkerDb } from '../src/index.ts';
 import { batchIds, change, claimAll, commit, emptied, expire, freshDb, push, row, runRow, tick } from './support.ts';
@@ -121,6 +123,35 @@ describe('lease', () => {
 });
 
 describe('commit', () => {
+  test('added keys stay beside those before them, are joined with them above 64, and go with what replaces them', async () => {
+    let keys = Buffer.alloc(0);
+    const states = async () =>
+      (
+        await db.sql<{ seen: number; added: number }[]>`
+          select octet_length(seen) / 8 as seen, octet_length(seen_added) / 8 as added from polling_trigger_states`
+      )[0];
+    const add = async (count: number, isWhole = false) => {
+      const before = keys;
+      keys = Buffer.concat([before, randomBytes(count * 8)]);
+      if (isWhole) keys = keys.subarray(8);
+      const { batchId, triggers } = await claimAll(db);
+      const [one] = triggers as [ClaimedTrigger];
+      const added = isWhole ? {} : { seenAdded: keys.subarray(before.byteLength) };
+      await commit(db, batchId, [row(one, { events: count, outcome: 'more', seen: keys, ...added })]);
+      expect(Buffer.from((await db.readStates([one]))[0]?.seen ?? [])).toEqual(keys);
+      const [run] = await db.sql`select state_bytes from polling_trigger_runs`;
+      expect(run?.state_bytes).toBe(keys.byteLength + 512);
+      return await states();
+    };
+    await push(db, [change()]);
+    expect(await add(3, true)).toEqual({ seen: 2, added: 0 });
+    expect(await add(1)).toEqual({ seen: 2, added: 1 });
+    expect(await add(60)).toEqual({ seen: 2, added: 61 });
+    expect(await add(4)).toEqual({ seen: 67, added: 0 });
+    expect(await add(1)).toEqual({ seen: 67, added: 1 });
+    expect(await add(1, true)).toEqual({ seen: 68, added: 0 });
+  });
+
   test('writes cursor and keys, moves to the next slot and answers only exceptions', async () => {
     const created = change();
     await push(db, [created]);

@@ -1,19 +1,25 @@
 /** What a poll costs the heap: claim and commit change rows in place, and a poll without news writes no state. */
+import { createDatabase, type Postgres, startPostgres } from '@milkrun/testkit';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import type { WorkerDb } from '../src/index.ts';
-import { commit, freshDb, insertDue, row, tick } from './support.ts';
+import { openWorkerDb, type WorkerDb } from '../src/index.ts';
+import { commit, insertDue, row, tick } from './support.ts';
 
 const ROWS = 6_000;
 const ROUNDS = 2;
 
+let server: Postgres;
 let db: WorkerDb;
 beforeAll(async () => {
+  // A server of its own: a long transaction of another test, in whichever database, would keep pages from being pruned.
+  server = await startPostgres();
   // One connection: its own statistics are what is read.
-  db = await freshDb(1);
+  db = await openWorkerDb({ url: await createDatabase(server.url), connections: 1 });
+  await db.ensureTimerShards(1);
   await insertDue(db, ROWS);
 });
 afterAll(async () => {
   await db.close();
+  await server.stop();
 });
 
 interface Updates {

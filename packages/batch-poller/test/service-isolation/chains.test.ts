@@ -31,7 +31,7 @@ function kept(id: string): { cursor: unknown; seen: string } {
 }
 async function remembered(id: string): Promise<string> {
   const [row] =
-    await db.sql`select encode(seen, 'base64') as seen from polling_trigger_states where trigger_id = ${id}`;
+    await db.sql`select encode(seen || seen_added, 'base64') as seen from polling_trigger_states where trigger_id = ${id}`;
   return String(row?.seen).replaceAll('\n', '');
 }
 

@@ -290,7 +290,7 @@ export async function openScene(db: WorkerDb, options: SceneOptions = {}) {
   }
   async function row(triggerId: string) {
     const [found] = await db.sql`
-      select t.*, c.code, h.code as halt, s.cursor::text as cursor, octet_length(s.seen) / 8 as seen,
+      select t.*, c.code, h.code as halt, s.cursor::text as cursor, octet_length(s.seen || s.seen_added) / 8 as seen,
         extract(epoch from t.next_poll_at - statement_timestamp())::float8 as due_in,
         exists (select from batches b where b.batch_no = t.lease_owner and b.ended_at is null and b.expires_at > statement_timestamp()) as leased
       from polling_trigger_runs t join polling_trigger_states s using (shard, trigger_id)

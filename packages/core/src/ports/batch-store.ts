@@ -116,6 +116,8 @@ export interface CommitRow extends LeasedKey {
   readonly cursor?: string;
   /** Absent = unchanged. */
   readonly seen?: Uint8Array;
+  /** What `seen` has behind the keys there were, when it is those and more: all of it that needs to be written. */
+  readonly seenAdded?: Uint8Array;
   readonly versionUsed?: string;
   /** True once a prime is complete; absent = unchanged. */
   readonly primed?: boolean;

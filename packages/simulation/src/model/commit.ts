@@ -233,8 +233,7 @@ function applyRow(
   const isNull = input.cursor === 'null';
   const cursor = input.cursor === undefined || isNull ? undefined : jsonbText(input.cursor);
   if (input.seen !== undefined) {
-    const base64 = Buffer.from(input.seen).toString('base64').length;
-    row.stateBytes = Math.floor((base64 * 3) / 4) + (cursor === undefined ? 512 : Buffer.byteLength(cursor));
+    row.stateBytes = input.seen.byteLength + (cursor === undefined ? 512 : Buffer.byteLength(cursor));
   } else if (cursor !== undefined) row.stateBytes = Math.max(row.stateBytes, Buffer.byteLength(cursor));
   if (input.events > 0) row.lastEventAt = now;
   row.versionUsed = input.versionUsed ?? row.versionUsed;

@@ -106,16 +106,19 @@ ${OUTCOME}
 ${EXCEPTIONS}, '{}'::jsonb as halted
 from upd u`;
 
+/** Whether added keys are written with those before them: 64 of them stay beside, or one new key would rewrite all. */
+const JOINS = 'octet_length(s.seen_added) + octet_length(d.sa) * 3 / 4 > 512';
+
 /** Parameters of COMMIT_PLAIN, $11 the rows that are not plain, as JSON, and $12 how many rows there are in all. */
 export const COMMIT = `
 with ${ME},
-d(s, i, e, o, c, ct, hc, hct, ha, ch, ra, cur, cn, sn, v, pr, ev, dd, fd, ms, pl, rk, r, h, hd, dl, w) as materialized (
+d(s, i, e, o, c, ct, hc, hct, ha, ch, ra, cur, cn, sn, sa, sl, v, pr, ev, dd, fd, ms, pl, rk, r, h, hd, dl, w) as materialized (
   select p.s, p.i, p.e, 'success', ${OK}::smallint, null::text, null::smallint, null::text, null::integer, null::text, null::integer, null::jsonb,
-    null::boolean, null::text, null::text, null::boolean, 0, p.dd, null::integer, p.ms, true, null::boolean, null::text, null::jsonb,
+    null::boolean, null::text, null::text, null::integer, null::text, null::boolean, 0, p.dd, null::integer, p.ms, true, null::boolean, null::text, null::jsonb,
     null::jsonb, null::jsonb, null::jsonb
   from ${PLAIN}
   union all select d.* from jsonb_to_recordset($11::text::jsonb) as d(s smallint, i uuid, e integer, o text, c smallint, ct text, hc smallint, hct text,
-    ha integer, ch text, ra integer, cur jsonb, cn boolean, sn text, v text, pr boolean, ev integer, dd integer, fd integer, ms integer, pl boolean, rk boolean,
+    ha integer, ch text, ra integer, cur jsonb, cn boolean, sn text, sa text, sl integer, v text, pr boolean, ev integer, dd integer, fd integer, ms integer, pl boolean, rk boolean,
     r text, h jsonb, hd jsonb, dl jsonb, w jsonb)
   limit $12::integer),                                          -- estimated at a tenth: more, and the planner would scan all rows for a hash
 locked as materialized (                                        -- in key order, with the values as they were
@@ -167,7 +170,7 @@ upd as (
     last_code = case when d.is_down then 6 else d.c end,
     primed = case when d.rk and d.pr is not true then false else coalesce(d.pr, t.primed) end,
     halted_probe = case when d.halt is not null then d.halt between 20 and 22 when d.o in ('success', 'more') then false else t.halted_probe end,
-    state_bytes = case when d.sn is not null then octet_length(d.sn) * 3 / 4 + coalesce(octet_length(d.cur::text), 512)
+    state_bytes = case when d.sl is not null then d.sl + coalesce(octet_length(d.cur::text), 512)
       when d.cur is not null then greatest(t.state_bytes, octet_length(d.cur::text)) else t.state_bytes end,
     halted_code = case when d.halt is not null then d.halt when d.o in ('success', 'more') then null else t.halted_code end,
     last_event_at = case when d.ev > 0 then d.now else t.last_event_at end,
@@ -180,8 +183,10 @@ upd as (
   where t.shard = d.s and t.trigger_id = d.i and t.lease_owner = d.batch_no and t.lease_epoch = d.e and t.enabled
   returning d.*, t.next_poll_at, t.interval_s),
 st as (
-  update polling_trigger_states s set cursor = case when d.cn then null else coalesce(d.cur, s.cursor) end, seen = coalesce(decode(d.sn, 'base64'), s.seen)
-  from act d where s.shard = d.s and s.trigger_id = d.i and (d.cur is not null or d.cn or d.sn is not null)),
+  update polling_trigger_states s set cursor = case when d.cn then null else coalesce(d.cur, s.cursor) end, 
+    seen = case when d.sn is not null then decode(d.sn, 'base64') when d.sa is not null and ${JOINS} then s.seen || s.seen_added || decode(d.sa, 'base64') else s.seen end,
+    seen_added = case when d.sn is not null or d.sa is not null and ${JOINS} then '' when d.sa is not null then s.seen_added || decode(d.sa, 'base64') else s.seen_added end
+  from act d where s.shard = d.s and s.trigger_id = d.i and (d.cur is not null or d.cn or d.sl is not null)),
 log as (
   ${LOG_LINES}
   select now, i, e, case when is_down then 6 else c end, case when halt is not null then 'halt' else o end, ev, coalesce(dd, 0), ms, was_polls, was_since, r,

@@ -61,7 +61,11 @@ function chunksOf(rows: readonly CommitRow[]): (readonly CommitRow[])[] {
 }
 
 function sizeOf(row: CommitRow): number {
-  let size = 200 + (row.cursor?.length ?? 0) + ((row.seen?.byteLength ?? 0) * 4) / 3 + (row.reason?.length ?? 0);
+  let size =
+    200 +
+    (row.cursor?.length ?? 0) +
+    (((row.seenAdded ?? row.seen)?.byteLength ?? 0) * 4) / 3 +
+    (row.reason?.length ?? 0);
   for (const event of row.held ?? []) size += event.json.length + 80;
   for (const letter of row.deadLetters ?? []) size += (letter.raw.byteLength * 4) / 3 + 300;
   return size;
@@ -250,7 +254,10 @@ function rowJson(row: CommitRow): string {
   // A JSON null in a record is an SQL null, which means unchanged: a cursor that became null says so itself.
   if (row.cursor === 'null') json += ',"cn":true';
   else if (row.cursor !== undefined) json += `,"cur":${row.cursor}`;
-  if (row.seen !== undefined) json += `,"sn":"${Buffer.from(row.seen).toString('base64')}"`;
+  if (row.seen !== undefined) {
+    const written = Buffer.from(row.seenAdded ?? row.seen).toString('base64');
+    json += `,"${row.seenAdded === undefined ? 'sn' : 'sa'}":"${written}","sl":${row.seen.byteLength}`;
+  }
   if (row.versionUsed !== undefined) json += `,"v":${JSON.stringify(row.versionUsed)}`;
   if (row.primed !== undefined) json += `,"pr":${row.primed}`;
   if (row.deduplicated !== undefined) json += `,"dd":${row.deduplicated}`;

@@ -63,7 +63,7 @@ def as (
   from x where not x.del and x.found is not null and p.shard = x.s and p.trigger_id = x.i),
 mem as (
   update polling_trigger_states s set cursor = case when x.reprimes then null when x.restores then nullif(x.sc, 'null'::jsonb) else x.cur end,
-    seen = case when x.restores and not x.reprimes then coalesce(decode(x.ss, 'base64'), '') else '' end
+    seen = case when x.restores and not x.reprimes then coalesce(decode(x.ss, 'base64'), '') else '' end, seen_added = ''
   from x where not x.del and x.found is not null and (x.hs or x.reprimes or x.restores) and s.shard = x.s and s.trigger_id = x.i),
 fen as (
   insert into batch_fences (batch_no, shard, trigger_id, deleted)

@@ -65,7 +65,7 @@ update hand_offs h set sealed_at = statement_timestamp() from u where h.shard = 
 
 const READ = `
 select t.trigger_id, p.toolkit, p.poll_policy->>'dedupe' as dedupe, t.ownership_epoch, t.lease_epoch, p.config_version, s.cursor::text as cursor,
-  coalesce(s.seen, '') as seen, t.primed, p.created_at, p.since, t.version_used, t.failure_count, t.poison_count, t.next_poll_at, t.last_ok_at,
+  coalesce(s.seen || s.seen_added, '') as seen, t.primed, p.created_at, p.since, t.version_used, t.failure_count, t.poison_count, t.next_poll_at, t.last_ok_at,
   c.code as halted_code, t.halted_at,
   (select jsonb_agg(jsonb_build_object('eventId', e.event_id, 'json', e.event) order by e.seq) from held_events e
     where e.shard = t.shard and e.trigger_id = t.trigger_id) as held
@@ -107,7 +107,7 @@ u as (
       when x.halt is not null then null else least(coalesce(x.due, statement_timestamp()), statement_timestamp() + t.interval_s * interval '1 s') end
   from x where t.shard = x.s and t.trigger_id = x.i returning t.shard, t.next_poll_at),
 st as (
-  update polling_trigger_states s set cursor = x.cur, seen = decode(x.sn, 'base64') from x where s.shard = x.s and s.trigger_id = x.i),
+  update polling_trigger_states s set cursor = x.cur, seen = decode(x.sn, 'base64'), seen_added = '' from x where s.shard = x.s and s.trigger_id = x.i),
 def as (                                                        -- told up to here: the first poll remembers the older ones in silence
   update polling_triggers p set created_at = x.tu + interval '1 ms', since = null from x where x.tu is not null and p.shard = x.s and p.trigger_id = x.i),
 held as (

@@ -6,7 +6,7 @@ import { keysJson } from './rows.ts';
 export const READ_STATES = `
 select k.s as shard, k.i as trigger_id, v.cursor, v.seen
 from jsonb_to_recordset($1::text::jsonb) as k(s smallint, i uuid) cross join lateral (
-  select s.cursor::text as cursor, s.seen from polling_trigger_states s
+  select s.cursor::text as cursor, s.seen || s.seen_added as seen from polling_trigger_states s
   where s.shard = k.s and s.trigger_id = k.i limit 1) v`;
 
 interface StateRow {

@@ -132,7 +132,7 @@ export async function viewTrigger(sql: Sql, shard: number, triggerId: string): P
        t.last_ok_at::text as "lastOkAt", t.last_event_at::text as "lastEventAt", c.code as "lastCode", h.code as "haltedCode",
        t.halted_at::text as "haltedAt", t.failure_count as "failureCount", t.poison_count as "poisonCount", t.quiet_polls as "quietPolls",
        t.quiet_since::text as "quietSince", t.primed, t.lease_epoch as "leaseEpoch", p.config_version::int as "configVersion", t.version_used as version,
-       s.cursor, coalesce(octet_length(s.seen) / 8, 0) as "seenKeys",
+       s.cursor, coalesce(octet_length(s.seen) + octet_length(s.seen_added), 0) / 8 as "seenKeys",
        (select jsonb_build_object('batchId', b.batch_id, 'hop', b.hop, 'step', b.step) from batches b
          where b.batch_no = t.lease_owner and b.ended_at is null and b.expires_at > statement_timestamp()) as batch,
        extract(epoch from statement_timestamp() - t.next_poll_at)::float8 as "dueSeconds"
