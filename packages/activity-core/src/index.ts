@@ -38,6 +38,7 @@ export { decideTick, type MisfirePolicy, type TickDecision, type TickInput, type
 export { ACTIVITY_ID, ACTIVITY_QUEUES, ACTIVITY_WORKFLOWS } from './names.ts';
 export { natsHeadersOf } from './nats-binding.ts';
 export { decideOpen } from './open-run.ts';
+export { PathRefused } from './path.ts';
 export { type Plan, PlanFailed, type PlannedTask, type PlanRoots, planTasks, TASKS_MAX } from './plan.ts';
 export { type Problem, Refused } from './problem.ts';
 export { createRouter, type Delivery, type Routed, type Router, type RouterDeps } from './router.ts';
@@ -61,7 +62,7 @@ export {
 export { createRunSteps } from './steps/run-steps.ts';
 export { createTaskSteps } from './steps/task-steps.ts';
 export { type StoredDefinition, storedDefinitionOf } from './stored-definition.ts';
-export { hasPlaceholder, lineText, render, TEMPLATE_LIMITS, TemplateFailed } from './template.ts';
+export { hasPlaceholder, lineText, render, TEMPLATE_LIMITS, TemplateFailed, templateProblems } from './template.ts';
 export {
   dueTicks,
   localText,
