@@ -61,7 +61,7 @@ export {
 } from './steps/deps.ts';
 export { createRunSteps } from './steps/run-steps.ts';
 export { createTaskSteps } from './steps/task-steps.ts';
-export { type StoredDefinition, storedDefinitionOf } from './stored-definition.ts';
+export { storedDefinitionOf } from './stored-definition.ts';
 export { hasPlaceholder, lineText, render, TEMPLATE_LIMITS, TemplateFailed, templateProblems } from './template.ts';
 export {
   dueTicks,

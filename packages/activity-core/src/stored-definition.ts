@@ -1,27 +1,7 @@
 /** A checked definition as the database keeps it. */
 import { hash } from 'node:crypto';
-import { canonicalJson } from '@milkrun/core';
+import { canonicalJson, type StoredDefinition } from '@milkrun/core';
 import { type ActivityDefinition, atEntryOf, cronEntryOf, eventEntriesOf } from './definition.ts';
-
-export interface StoredDefinition {
-  readonly slug: string;
-  readonly name: string;
-  readonly enabled: boolean;
-  readonly triggerType: 'cron' | 'at' | 'event' | 'manual';
-  /** JSON text, as the next two. */
-  readonly triggerConfig: string;
-  readonly contextSources: string;
-  readonly taskTemplates: string;
-  readonly dedupeKeyStrategy: string;
-  /** The whole definition, JSON text. */
-  readonly spec: string;
-  /** Equal exactly when two definitions say the same, `enabled` aside. */
-  readonly fingerprint: string;
-  /** Expression and zone, or the instant: when it changes, no past is run under the new one. */
-  readonly timeKey: string | null;
-  /** Types of the events it waits for. */
-  readonly eventTypes: readonly string[];
-}
 
 export function storedDefinitionOf(definition: ActivityDefinition): StoredDefinition {
   const { enabled: _, ...rest } = definition;

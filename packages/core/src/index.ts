@@ -107,6 +107,7 @@ export type { PolledItem, PollPage, PollReply, PollRequest, PollRunner } from '.
 export type { Rng } from './ports/rng.ts';
 export type { Candidate, DeadLetterInput, MatchNote, OutboxEvent, RouterStore } from './ports/router-store.ts';
 export type { ActivityCommand, ScheduledActivity, ScheduleStore, StartCommand } from './ports/schedule-store.ts';
+export type { StoredDefinition } from './ports/stored-definition.ts';
 export type { TimerManager } from './ports/timer-manager.ts';
 export { secretsOf, withoutSecrets } from './scrub.ts';
 export { Secret } from './secret.ts';

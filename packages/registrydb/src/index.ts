@@ -2,7 +2,6 @@ export type {
   Activities,
   ActivityView,
   ActivityWriteOptions,
-  DefinitionWrite,
   VersionView,
 } from './activities/definitions.ts';
 export type { DeadLetterView, EventDesk } from './activities/routing.ts';

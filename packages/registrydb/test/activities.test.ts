@@ -1,11 +1,11 @@
 /** Definitions and versions of activities: what is written, what stays, and what moves the mark of covered ticks. */
 
 import { hash } from 'node:crypto';
-import type { DefinitionWrite } from '@milkrun/registrydb';
+import type { StoredDefinition } from '@milkrun/core';
 import { expect, it } from 'vitest';
 import { incoming, openTestRegistry } from './registry.ts';
 
-const write = (over: Partial<DefinitionWrite> = {}): DefinitionWrite => {
+const write = (over: Partial<StoredDefinition> = {}): StoredDefinition => {
   const spec = over.spec ?? '{"slug":"a","rules":[],"big":12345678901234567890}';
   return {
     slug: 'a',

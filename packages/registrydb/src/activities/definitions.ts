@@ -2,32 +2,12 @@
  * Activity definitions: an immutable row for each version, and one row that says which is current. Every write is one
  * transaction with its audit entry, and wakes whoever keeps the schedules in step.
  */
-import { type Clock, type Rng, uuidv7 } from '@milkrun/core';
+import { type Clock, type Rng, type StoredDefinition, uuidv7 } from '@milkrun/core';
 import { type SQL, sql } from 'drizzle-orm';
 import { record } from '../audit.ts';
 import { iso, isoOrNull, type Runner, type Store, type Transaction } from '../database.ts';
 import { type Actor, RegistryProblem } from '../problem.ts';
 import { notifyActivities } from './scheduling.ts';
-
-/** A checked definition, spread out as the table has it. Values are JSON text. */
-export interface DefinitionWrite {
-  readonly slug: string;
-  readonly name: string;
-  readonly enabled: boolean;
-  readonly triggerType: 'cron' | 'at' | 'event' | 'manual';
-  readonly triggerConfig: string;
-  readonly contextSources: string;
-  readonly taskTemplates: string;
-  readonly dedupeKeyStrategy: string;
-  /** The whole definition. */
-  readonly spec: string;
-  /** Equal exactly when two definitions say the same, `enabled` aside. */
-  readonly fingerprint: string;
-  /** Expression and zone, or the instant; null without one. */
-  readonly timeKey: string | null;
-  /** Types of the events it waits for. */
-  readonly eventTypes: readonly string[];
-}
 
 export interface ActivityView {
   readonly id: string;
@@ -35,7 +15,7 @@ export interface ActivityView {
   readonly slug: string;
   readonly name: string;
   readonly enabled: boolean;
-  readonly triggerType: DefinitionWrite['triggerType'];
+  readonly triggerType: StoredDefinition['triggerType'];
   readonly version: number;
   /** JSON text of the current version. */
   readonly spec: string;
@@ -70,9 +50,9 @@ export interface Activities {
     tenantId: string,
     filter: { readonly limit: number; readonly after?: string | undefined; readonly triggerType?: string | undefined },
   ): Promise<readonly ActivityView[]>;
-  create(actor: Actor, input: DefinitionWrite, origin?: 'api' | 'file'): Promise<ActivityView>;
+  create(actor: Actor, input: StoredDefinition, origin?: 'api' | 'file'): Promise<ActivityView>;
   /** Publishes a new version; one that says the same as the current changes nothing. */
-  update(actor: Actor, id: string, input: DefinitionWrite, options?: ActivityWriteOptions): Promise<ActivityView>;
+  update(actor: Actor, id: string, input: StoredDefinition, options?: ActivityWriteOptions): Promise<ActivityView>;
   remove(actor: Actor, id: string, options?: ActivityWriteOptions): Promise<void>;
   setEnabled(
     actor: Actor,
@@ -92,7 +72,7 @@ interface Row extends Record<string, unknown> {
   slug: string;
   name: string;
   enabled: boolean;
-  trigger_type: DefinitionWrite['triggerType'];
+  trigger_type: StoredDefinition['triggerType'];
   version: number;
   spec: string;
   fingerprint: string;
@@ -311,7 +291,7 @@ async function insertVersion(
   actor: Actor,
   id: string,
   version: number,
-  { spec, fingerprint }: DefinitionWrite,
+  { spec, fingerprint }: StoredDefinition,
   reason: string | undefined,
 ): Promise<void> {
   await tx.execute(sql`
