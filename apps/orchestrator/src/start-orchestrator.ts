@@ -4,7 +4,6 @@
  * Any number of copies: runs and tasks are shared by Temporal, commands by row locks, and schedules are looked after by
  * whichever copy holds the lock. PostgreSQL or Temporal gone for a while: the process stays, not ready, and goes on.
  */
-import { createServer } from 'node:net';
 import { fileURLToPath } from 'node:url';
 import {
   ACTIVITY_ID,
@@ -30,13 +29,7 @@ import {
 import { createLoop } from '@milkrun/dispatch';
 import { openActivities } from '@milkrun/registrydb';
 import type { TelemetryMetrics } from '@milkrun/telemetry';
-import {
-  bundleWorkflows,
-  createDataConverter,
-  createWorkerHost,
-  installTemporalRuntime,
-  temporalConnection,
-} from '@milkrun/worker-host';
+import { bundleWorkflows, createDataConverter, openHostProcess } from '@milkrun/worker-host';
 import { Client, Connection } from '@temporalio/client';
 import { type Bus, openBus } from './jetstream.ts';
 import { createOutbound } from './outbound.ts';
@@ -63,8 +56,6 @@ const OUTBOX_AT_ONCE = 500;
 /** Whose events are those that name no tenant. */
 const DEFAULT_TENANT = 'default';
 const COMMANDS_MS = 1_000;
-const GRACE_MS = 5_000;
-const FORCE_MS = 10_000;
 const KEYWORD = 2;
 const ALREADY_EXISTS = 6;
 
@@ -74,12 +65,16 @@ export async function startOrchestrator({
   metrics,
   migrate,
 }: OrchestratorInput): Promise<RunningOrchestrator> {
-  const sdkMetrics = `127.0.0.1:${await freePort()}`;
-  installTemporalRuntime({ log, metricsAddress: sdkMetrics });
   const url = required(config.registrydbUrl, 'REGISTRYDB_URL').reveal();
   const registry = await openActivities({ url, clock, rng, migrate });
-  const connection = Connection.lazy(config.temporal.connectionOptions as object);
   const dataConverter = createDataConverter(config.payloadKeys);
+  const { host, connection, metricsSources, failed } = await openHostProcess({
+    temporal: config.temporal,
+    dataConverter,
+    clock,
+    log,
+    metrics,
+  });
   const client = new Client({ connection, namespace: config.temporal.namespace, dataConverter });
   const http = createOutbound(listIn(config.outboundAllow));
   const sql = createSqlReader(config.sqlConnections);
@@ -90,23 +85,6 @@ export async function startOrchestrator({
   const router = createRouter({ store: events, client, log, metrics });
 
   let bus: Bus | undefined;
-
-  const failure = Promise.withResolvers<never>();
-  failure.promise.catch(() => {});
-  const host = createWorkerHost({
-    connect: temporalConnection(
-      { ...(config.temporal.connectionOptions as object), namespace: config.temporal.namespace },
-      clock,
-    ),
-    namespace: config.temporal.namespace,
-    dataConverter,
-    clock,
-    log,
-    metrics,
-    onFatal: (error) => failure.reject(error),
-    graceMs: GRACE_MS,
-    forceMs: FORCE_MS,
-  });
 
   /** Wakes the loop of commands before its time. */
   let wake = Promise.withResolvers<void>();
@@ -206,8 +184,8 @@ export async function startOrchestrator({
   let stopping: Promise<void> | undefined;
   return {
     addresses: {},
-    metricsSources: [async () => await (await fetch(`http://${sdkMetrics}/metrics`)).text()],
-    failed: failure.promise,
+    metricsSources,
+    failed,
     stop: () => {
       stopping ??= closeAll();
       return stopping;
@@ -262,13 +240,4 @@ const listIn = (text: string | undefined): string[] =>
 function required(value: Secret | undefined, name: string): Secret {
   if (value === undefined) throw new Error(`${name} is not set: the orchestrator needs it`);
   return value;
-}
-
-async function freePort(): Promise<number> {
-  const server = createServer();
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
-  const address = server.address();
-  await new Promise((resolve) => server.close(resolve));
-  if (address === null || typeof address === 'string') throw new Error('no free port on 127.0.0.1');
-  return address.port;
 }

@@ -1,7 +1,6 @@
 /**
  * What both pipelines are built from: the control plane, the poll function, the slots of the process, Temporal.
  */
-import { createServer } from 'node:net';
 import { fileURLToPath } from 'node:url';
 import { type BatchLimits, createLocalKeyFile, DEFAULT_LIMITS, PollSlots } from '@milkrun/batch-poller';
 import type { Config } from '@milkrun/config';
@@ -11,14 +10,8 @@ import type { TemporalClient } from '@milkrun/dispatch';
 import { type CodecName, type Codecs, createCodecs } from '@milkrun/migration';
 import { createPollRunner, defaultCredentials, type LambdaPollRunner, LOCAL_CREDENTIALS } from '@milkrun/poll-runner';
 import type { TelemetryMetrics } from '@milkrun/telemetry';
-import {
-  createDataConverter,
-  createWorkerHost,
-  installTemporalRuntime,
-  temporalConnection,
-  type WorkerHost,
-} from '@milkrun/worker-host';
-import { Client, Connection } from '@temporalio/client';
+import { createDataConverter, openHostProcess, type WorkerHost } from '@milkrun/worker-host';
+import { Client } from '@temporalio/client';
 import { createLegacyClient } from './legacy-client.ts';
 import type { WrapPort } from './ports.ts';
 
@@ -49,8 +42,6 @@ export interface Parts extends Pick<PartsInput, 'log' | 'metrics'> {
   close(): Promise<void>;
 }
 
-const GRACE_MS = 5_000;
-const FORCE_MS = 10_000;
 /** What a poll function may take beyond the deadline: Lambda does not stop when we do. */
 const FUNCTION_SLACK_S = 5;
 
@@ -60,8 +51,6 @@ export async function createParts({
   metrics,
   port = (_, adapter) => adapter,
 }: PartsInput): Promise<Parts> {
-  const sdkMetrics = `127.0.0.1:${await freePort()}`;
-  installTemporalRuntime({ log, metricsAddress: sdkMetrics });
   const controlPlane = port(
     'controlPlane',
     createControlPlane({
@@ -89,26 +78,15 @@ export async function createParts({
     }),
   );
   await refuseSlowFunction(config, runner.readFunctionTimeout.bind(runner), log);
-  // Lazy: with Temporal away the process stays, not ready, and goes on by itself.
-  const connection = Connection.lazy(config.temporal.connectionOptions as object);
-  const { namespace } = config.temporal;
   const dataConverter = createDataConverter(config.payloadKeys);
-  const failure = Promise.withResolvers<never>();
-  failure.promise.catch(() => {});
-  const host = createWorkerHost({
-    connect: temporalConnection(
-      { ...(config.temporal.connectionOptions as object), namespace: config.temporal.namespace },
-      clock,
-    ),
-    namespace: config.temporal.namespace,
+  const { host, connection, metricsSources, failed } = await openHostProcess({
+    temporal: config.temporal,
     dataConverter,
     clock,
     log,
     metrics,
-    onFatal: (error) => failure.reject(error),
-    graceMs: GRACE_MS,
-    forceMs: FORCE_MS,
   });
+  const { namespace } = config.temporal;
   return {
     controlPlane,
     runner,
@@ -120,8 +98,8 @@ export async function createParts({
     log,
     metrics,
     limits: { ...DEFAULT_LIMITS, pollDeadlineMs: config.pollDeadlineMs },
-    metricsSources: [async () => await (await fetch(`http://${sdkMetrics}/metrics`)).text()],
-    failed: failure.promise,
+    metricsSources,
+    failed,
     async close() {
       await runner.close();
       await controlPlane.close();
@@ -170,15 +148,6 @@ export function deployment(config: Config) {
     },
   });
   return { activities: options('PINNED'), batch: options('PINNED'), timer: options('AUTO_UPGRADE') };
-}
-
-async function freePort(): Promise<number> {
-  const server = createServer();
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
-  const address = server.address();
-  await new Promise((resolve) => server.close(resolve));
-  if (address === null || typeof address === 'string') throw new Error('no free port on 127.0.0.1');
-  return address.port;
 }
 
 /** A key of this machine, for a store of this machine: settings refuse a bucket without BLOB_KEY. */

@@ -8,6 +8,7 @@ export {
 } from './connection.ts';
 export type { QueueOptions } from './options.ts';
 export { createDataConverter, createPayloadCodec, PayloadUnreadable } from './payload-codec.ts';
+export { type HostProcess, type HostProcessInput, openHostProcess } from './process.ts';
 export type { Backoff, RestartBudget } from './restarts.ts';
 export { installTemporalRuntime, type TemporalRuntimeOptions } from './runtime.ts';
 export { classifyFailure, type RetryClass, type RetryClassifier } from './steps.ts';
