@@ -10,7 +10,7 @@ import { type Delivery, natsHeadersOf, type Router } from '@milkrun/activity-cor
 import type { Clock, Log, Metrics, OutboxEvent, Rng, RouterStore, Secret } from '@milkrun/core';
 import {
   AckPolicy,
-  type ConsumerMessages,
+  type Consumer,
   DeliverPolicy,
   type JetStreamClient,
   type JsMsg,
@@ -42,7 +42,7 @@ export interface BusDeps {
 export interface Bus {
   /** Puts an event of the outbox on the stream; twice within ten minutes is once. */
   publish(event: OutboxEvent): Promise<void>;
-  /** Ends what is in hand, then the connection. */
+  /** Ends what is in hand, gives back what was fetched and not begun, then ends the connection. */
   close(): Promise<void>;
 }
 
@@ -51,6 +51,8 @@ const TENANT_HEADER = 'milkrun-tenant';
 const ACK_WAIT_MS = 30_000;
 const DELIVERIES_MAX = 10;
 const IN_HAND_MAX = 16;
+const ASKED_MAX = 64;
+const ASK_MS = 1_000;
 const NAK_MS = [1_000, 2_000, 5_000, 15_000, 60_000];
 const HOLD_MS = 2_000;
 const MIB = 1024 * 1024;
@@ -66,22 +68,33 @@ export async function openBus(deps: BusDeps): Promise<Bus> {
   await ensure(connection);
   const js = jetstream(connection);
   const closing = new AbortController();
-  const messages = await (await js.consumers.get(BUS.stream, BUS.consumer)).consume({ max_messages: 64 });
-  const reading = read(messages, deps, closing.signal).catch((error: unknown) => {
-    if (!closing.signal.aborted) log.error({ error: String(error) }, 'bus.reading_ended');
-  });
+  const reading = readUntil(closing.signal);
   return {
     publish: (event) => publish(js, event),
     async close() {
       closing.abort();
-      await messages.close();
       await reading;
       await connection.drain();
     },
   };
+
+  async function readUntil(signal: AbortSignal): Promise<void> {
+    const inHand = new Set<Promise<void>>();
+    while (!signal.aborted) {
+      try {
+        await read(await js.consumers.get(BUS.stream, BUS.consumer), inHand, deps, signal);
+      } catch (error) {
+        if (signal.aborted) break;
+        log.warn({ error: String(error) }, 'bus.reading_failed');
+        await deps.clock.sleep(HOLD_MS, signal).catch(() => undefined);
+        await ensure(connection).catch(() => undefined);
+      }
+    }
+    await Promise.all(inHand);
+  }
 }
 
-/** The stream and the durable consumer, as they should be; an older stream is brought up to date. */
+/** The stream and the durable consumer, as they should be; older ones are brought up to date. */
 async function ensure(connection: NatsConnection): Promise<void> {
   const manager = await jetstreamManager(connection);
   const stream = {
@@ -97,16 +110,20 @@ async function ensure(connection: NatsConnection): Promise<void> {
   } else {
     await manager.streams.update(BUS.stream, stream);
   }
-  await manager.consumers.add(BUS.stream, {
-    durable_name: BUS.consumer,
-    ack_policy: AckPolicy.Explicit,
+  const consumer = {
     ack_wait: nanos(ACK_WAIT_MS),
     max_ack_pending: 256,
     // One's own count decides; the server's is the last fence, for a message that kills whoever takes it.
     max_deliver: DELIVERIES_MAX + 2,
-    deliver_policy: DeliverPolicy.All,
     filter_subject: BUS.subjects,
-  });
+  };
+  const existing = await manager.consumers.info(BUS.stream, BUS.consumer).catch(() => undefined);
+  if (existing === undefined) {
+    const fixed = { ack_policy: AckPolicy.Explicit, deliver_policy: DeliverPolicy.All };
+    await manager.consumers.add(BUS.stream, { durable_name: BUS.consumer, ...fixed, ...consumer });
+  } else {
+    await manager.consumers.update(BUS.stream, BUS.consumer, consumer);
+  }
 }
 
 async function publish(js: JetStreamClient, { key, record, tenantId }: OutboxEvent): Promise<void> {
@@ -117,15 +134,22 @@ async function publish(js: JetStreamClient, { key, record, tenantId }: OutboxEve
   await js.publish(`activity.${type}`, data, { msgID: key, headers: sent });
 }
 
-async function read(messages: ConsumerMessages, deps: BusDeps, signal: AbortSignal): Promise<void> {
-  const inHand = new Set<Promise<void>>();
-  for await (const message of messages) {
-    if (signal.aborted) break;
-    const handled = handle(message, deps, signal).finally(() => inHand.delete(handled));
-    inHand.add(handled);
-    if (inHand.size >= IN_HAND_MAX) await Promise.race(inHand);
+/**
+ * Asks for messages, a bounded number for a second at most, and asks again: a request that has ended leaves nothing on its
+ * way, so that a router that closes can give back all that it was handed.
+ */
+async function read(consumer: Consumer, inHand: Set<Promise<void>>, deps: BusDeps, signal: AbortSignal): Promise<void> {
+  while (!signal.aborted) {
+    for await (const message of await consumer.fetch({ max_messages: ASKED_MAX, expires: ASK_MS })) {
+      if (signal.aborted) {
+        message.nak();
+        continue;
+      }
+      const handled = handle(message, deps, signal).finally(() => inHand.delete(handled));
+      inHand.add(handled);
+      if (inHand.size >= IN_HAND_MAX) await Promise.race(inHand);
+    }
   }
-  await Promise.all(inHand);
 }
 
 async function handle(message: JsMsg, deps: BusDeps, signal: AbortSignal): Promise<void> {
@@ -140,8 +164,10 @@ async function handle(message: JsMsg, deps: BusDeps, signal: AbortSignal): Promi
         else await message.ackAck();
         return;
       } catch (error) {
-        // Left as it is, it is delivered again to whoever is there.
-        if (signal.aborted) return;
+        if (signal.aborted) {
+          message.nak();
+          return;
+        }
         if (!isInfrastructure(error)) {
           await giveBack(error);
           return;

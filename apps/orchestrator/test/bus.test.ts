@@ -5,12 +5,13 @@
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { Worker } from 'node:worker_threads';
 import { createRouter, parseDefinition, storedDefinitionOf } from '@milkrun/activity-core';
 import { noLog, noMetrics, Secret, systemClock, systemRng } from '@milkrun/core';
 import { openRegistry, type Registry } from '@milkrun/registrydb';
 import { createDatabase, type Nats, PATIENCE, startNats } from '@milkrun/testkit';
 import { jetstreamManager } from '@nats-io/jetstream';
-import { connect, type NatsConnection } from '@nats-io/transport-node';
+import { connect, type NatsConnection, nanos } from '@nats-io/transport-node';
 import type { Client } from '@temporalio/client';
 import { afterAll, beforeAll, expect, inject, test, vi } from 'vitest';
 import { BUS, openBus } from '../src/jetstream.ts';
@@ -18,6 +19,7 @@ import { BUS, openBus } from '../src/jetstream.ts';
 let directory: string;
 let nats: Nats;
 let registry: Registry;
+let registrydbUrl: string;
 let client: NatsConnection;
 const actor = { tenantId: 'default', name: 'test' };
 /** Workflow ids in order of their starts, and what the next starts answer. */
@@ -43,8 +45,9 @@ beforeAll(async () => {
   if (server === undefined)
     throw new Error('there is no nats-server: run npm test once, which fetches it, or set NATS_SERVER_PATH');
   nats = server;
+  registrydbUrl = await createDatabase(inject('pgUrl'));
   registry = await openRegistry({
-    url: await createDatabase(inject('pgUrl')),
+    url: registrydbUrl,
     masterKey: Buffer.alloc(32, 7),
     clock: systemClock,
     rng: systemRng,
@@ -132,12 +135,32 @@ test('c.4: while Temporal is away a message is held, and none of its deliveries 
 
 test('A39: two routers share the consumer; what one leaves behind the other takes', async () => {
   const buses = [await open(), await open()];
+  // What is not given back would come again after an hour.
+  await (await jetstreamManager(client)).consumers.update(BUS.stream, BUS.consumer, { ack_wait: nanos(3_600_000) });
   for (let n = 0; n < 50; n += 1) send(event(`many-${n}`));
   await buses[0]?.close();
-  // What it had fetched and not begun is handed out again after the consumer's wait of 30 s.
   await vi.waitFor(async () => expect([started.length, await pending()]).toEqual([53, 0]), PATIENCE);
   expect(new Set(started).size).toBe(53);
   await buses[1]?.close();
+});
+
+test('A38: a router that ends between start and acknowledgement leaves exactly one run', async () => {
+  const thread = new Worker(new URL('./fixtures/dying-router.ts', import.meta.url), {
+    workerData: { natsUrl: nats.url, registrydbUrl },
+  });
+  const said = new Promise<{ started: string }>((resolve, reject) => {
+    thread.once('message', resolve).once('error', reject);
+  });
+  send(event('half-done'));
+  started.push((await said).started);
+  await thread.terminate();
+  const bus = await open();
+  // The server finds the message abandoned after its wait, which is made short for the test.
+  await (await jetstreamManager(client)).consumers.update(BUS.stream, BUS.consumer, { ack_wait: nanos(1_000) });
+  await vi.waitFor(async () => expect(await pending()).toBe(0), PATIENCE);
+  expect(started.filter((id) => id.includes(':half-done@'))).toHaveLength(1);
+  expect(started).toHaveLength(54);
+  await bus.close();
 });
 
 test('the outbox is published in binary mode with its tenant; the same event twice is stored once', async () => {
@@ -149,6 +172,6 @@ test('the outbox is published in binary mode with its tenant; the same event twi
   await bus.publish({ seq: 1, tenantId: 'default', key: 'k', record });
   const { state: after } = await (await jetstreamManager(client)).streams.info(BUS.stream);
   expect(after.last_seq).toBe(before.last_seq);
-  await vi.waitFor(async () => expect([started.length, await pending()]).toEqual([54, 0]), PATIENCE);
+  await vi.waitFor(async () => expect([started.length, await pending()]).toEqual([55, 0]), PATIENCE);
   await bus.close();
 });

@@ -12,7 +12,7 @@ import { createWorkerHost, type WorkerHost, type WorkerHostOptions } from './wor
 export interface HostProcessInput {
   readonly temporal: { readonly connectionOptions: object; readonly namespace: string };
   /** Of everything Temporal keeps; from `createDataConverter`. */
-  readonly dataConverter: WorkerHostOptions['dataConverter'];
+  readonly dataConverter: NonNullable<WorkerHostOptions['dataConverter']>;
   readonly clock: Clock;
   readonly log: Log;
   readonly metrics: Metrics;
