@@ -38,8 +38,9 @@ const GRACE_S = DEADLINE_S + 5 + 5 + 60;
 const ITEM_EVERY_S = 10;
 /** Items a listing shows: longer than anything a trigger is allowed to wait. */
 const LISTED = 60;
-const TRIGGERS_A_MOVE = 12;
+/** Groups under way at once; each is half of what a migration begins a second, so it is moved in two chunks. */
 const MOVES_AT_ONCE = 6;
+const TRIGGERS_A_MOVE = { least: 6, most: 50 };
 const WAIT_MS = 3_600_000;
 
 export const drill: Drill = {
@@ -64,8 +65,8 @@ interface Fleet {
 async function run({ count, seed, log, flags }: DrillInput): Promise<DrillResult> {
   const random = randomFrom(seed);
   const triggers = integerFrom('triggers', flags.triggers, count * 10, 2);
-  // Legacy is what limits: some 40 polls a second of it leave room for everything else on two cores.
-  const intervalS = integerFrom('interval', flags.interval, Math.max(15, Math.ceil(triggers / 40)), 1);
+  // Legacy, which polls one half, is what limits: some 40 polls a second of it leave room for everything else on two cores.
+  const intervalS = integerFrom('interval', flags.interval, Math.max(15, Math.ceil(triggers / 2 / 40)), 1);
   const workers = integerFrom('workers', flags.workers, 2, 1);
   const home = await mkdtemp(join(tmpdir(), 'milkrun-migration-'));
   const undo: (() => Promise<unknown>)[] = [() => rm(home, { recursive: true, force: true })];
@@ -144,12 +145,16 @@ async function run({ count, seed, log, flags }: DrillInput): Promise<DrillResult
     const moved = await moveAtRandom({ migrations, fleet, count, random, workerdb, log });
     done.abort();
     const [samples, kills] = await Promise.all([sampling, killing]);
+    log(`${moved} toggles are done, ${kills} workers were killed`);
     await until('every hand-off to have ended', WAIT_MS, async () => (await underWay(registrydb, workerdb)) === 0);
-    // Two more polls of each: what was found meanwhile is delivered, and who polls is settled.
+    // One more poll of each that is committed: what was found meanwhile is delivered, and who polls is settled.
     const settledAt = Date.now();
-    await until('two polls of every trigger', WAIT_MS, async () =>
-      [...calls.values()].every((at) => at.filter((time) => time > settledAt).length >= 2),
-    );
+    log('every hand-off has ended');
+    await until('a poll of every trigger and its commit', WAIT_MS, async () => {
+      if (![...calls.values()].every((at) => (at.at(-1) ?? 0) > settledAt)) return false;
+      const last = new Map((await commitsOf(registrydb, workerdb)).map(({ triggerId, at }) => [triggerId, at * 1000]));
+      return [...calls].every(([id, at]) => (last.get(id) ?? 0) > (at.find((time) => time > settledAt) ?? Infinity));
+    });
     const commits = judgeCommits(await commitsOf(registrydb, workerdb));
     const gaps = judgeGaps(calls, fleet, Date.now(), GRACE_S);
     const events = await judgeEvents(registrydb, fleet, bornAt, settledAt);
@@ -260,7 +265,7 @@ function createCrew(env: Readonly<Record<string, string>>, size: number) {
     async killAtRandom(random: () => number, ended: AbortSignal, log: (text: string) => void): Promise<number> {
       let kills = 0;
       while (!ended.aborted) {
-        await systemClock.sleep(2_000 + random() * 8_000, ended).catch(() => undefined);
+        await systemClock.sleep(1_000 + random() * 5_000, ended).catch(() => undefined);
         if (ended.aborted) break;
         const at = Math.floor(random() * size);
         await kill(crew[at] as ChildProcess);
@@ -287,11 +292,12 @@ async function moveAtRandom(input: {
   readonly log: (text: string) => void;
 }): Promise<number> {
   const { migrations, fleet, count, random, workerdb, log } = input;
+  const size = Math.min(TRIGGERS_A_MOVE.most, Math.max(TRIGGERS_A_MOVE.least, Math.ceil(count / 20)));
   let moved = 0;
   let underWay = 0;
   async function moveSome(): Promise<void> {
     const direction = random() < 0.5 ? ('to_v2' as const) : ('to_legacy' as const);
-    const wanted = Math.min(TRIGGERS_A_MOVE, count - moved - underWay);
+    const wanted = Math.min(size, count - moved - underWay);
     // Reserved before the first wait, or every mover would take the same rest.
     underWay += wanted;
     const from = direction === 'to_v2' ? 'l' : 'v';
@@ -302,7 +308,13 @@ async function moveAtRandom(input: {
     underWay -= wanted - rows.length;
     if (rows.length === 0) return;
     const id = await migrations.start({
-      ...{ direction, scope: {}, triggerIds: rows.map((row) => row.id), actor: 'drill', perSecond: TRIGGERS_A_MOVE },
+      ...{
+        direction,
+        scope: {},
+        triggerIds: rows.map((row) => row.id),
+        actor: 'drill',
+        perSecond: Math.ceil(size / 2),
+      },
     });
     let end = 0;
     await until(`migration ${id}`, WAIT_MS, async () => {

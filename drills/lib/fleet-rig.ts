@@ -8,6 +8,7 @@ import { once } from 'node:events';
 import { chmod, mkdtemp, rename, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
 import { systemClock } from '@milkrun/core';
 import { createDatabase, startPostgres, startTemporal, type Temporal } from '@milkrun/testkit';
@@ -41,6 +42,8 @@ export interface Rig {
   readonly workers: readonly RigWorker[];
   /** Starts a worker; settings beside the rig's. */
   startWorker(settings?: Readonly<Record<string, string>>): Promise<RigWorker>;
+  /** Told each whole line that a worker writes. */
+  onLine(listener: (line: string) => void): void;
   /** GET, or POST with a body, of a live worker's operations API. */
   engine<T = unknown>(path: string, body?: object): Promise<T>;
   /** Takes the object store away, or brings it back. */
@@ -87,6 +90,7 @@ export async function startRig({
     const connection = await Connection.connect({ address: temporal.address });
     undo.push(() => connection.close());
     const workers: RigWorker[] = [];
+    const listeners: ((line: string) => void)[] = [];
     const environment = {
       PATH: process.env.PATH,
       HOME: home,
@@ -106,7 +110,9 @@ export async function startRig({
     };
     const startWorker = async (own: Readonly<Record<string, string>> = {}): Promise<RigWorker> => {
       const { ENGINE_PORT = '', METRICS_PORT = '' } = await freePorts();
-      const worker = await spawnWorker({ ...environment, ENGINE_PORT, METRICS_PORT, ...own });
+      const worker = await spawnWorker({ ...environment, ENGINE_PORT, METRICS_PORT, ...own }, (line) => {
+        for (const listener of listeners) listener(line);
+      });
       workers.push(worker);
       undo.push(() => worker.kill());
       return worker;
@@ -121,6 +127,7 @@ export async function startRig({
       databaseUrl,
       workers,
       startWorker,
+      onLine: (listener) => void listeners.push(listener),
       async engine(path, body) {
         const worker = workers.find(({ pid }) => isAlive(pid));
         if (worker === undefined) throw new Error('no worker lives');
@@ -145,12 +152,16 @@ export async function startRig({
   }
 }
 
-async function spawnWorker(env: Readonly<Record<string, string | undefined>>): Promise<RigWorker> {
+async function spawnWorker(
+  env: Readonly<Record<string, string | undefined>>,
+  onLine: (line: string) => void,
+): Promise<RigWorker> {
   const child = spawn(process.execPath, [MAIN, 'worker'], { env, stdio: ['ignore', 'pipe', 'pipe'] });
   let said = '';
   for (const stream of [child.stdout, child.stderr])
-    stream.setEncoding('utf8').on('data', (text: string) => {
-      said = (said + text).slice(-20_000);
+    createInterface({ input: stream }).on('line', (line) => {
+      said = `${said}${line}\n`.slice(-20_000);
+      onLine(line);
     });
   const url = `http://127.0.0.1:${env.ENGINE_PORT}`;
   await until('a worker to be ready', READY_MS, async () => {
