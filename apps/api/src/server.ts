@@ -3,6 +3,7 @@
 import { randomUUID } from 'node:crypto';
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import fastifySwagger from '@fastify/swagger';
+import type { EventTypePolicy } from '@milkrun/activity-core/definitions';
 import { parseJson } from '@milkrun/control-plane';
 import type { Clock, Log } from '@milkrun/core';
 import type { Registry } from '@milkrun/registrydb';
@@ -38,6 +39,7 @@ export interface ServerDeps {
   readonly clock: Clock;
   readonly log: Log;
   readonly metrics: TelemetryMetrics;
+  readonly eventTypes: EventTypePolicy;
   /** Aborted when the process is ending: waiting readers are answered. */
   readonly closing: AbortSignal;
 }
@@ -93,7 +95,7 @@ export async function buildServer(deps: ServerDeps): Promise<App> {
   triggerRoutes(app, registry, engine);
   connectionRoutes(app, registry);
   eventRoutes(app, registry);
-  activityRoutes(app, registry, clock);
+  await activityRoutes(app, { registry, clock, metrics, eventTypes: deps.eventTypes });
   keyRoutes(app, registry);
   engineRoutes(app, registry, metrics, closing);
   await operationsRoutes(app, { registry, engine, metrics, closing });
@@ -113,7 +115,7 @@ const AREAS: readonly (readonly [RegExp, string])[] = [
   [/^\/triggers/, 'triggers'],
   [/^\/connections/, 'connections'],
   [/^\/events/, 'events'],
-  [/^\/(activity-|schemas)/, 'activities'],
+  [/^\/(activity-|schemas|webhooks)/, 'activities'],
   [/^\/(healthz|readyz|metrics|openapi\.json|fleet)$/, 'operations'],
   [/^\/(console\..*)?$/, 'console'],
 ];

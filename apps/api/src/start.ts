@@ -1,6 +1,7 @@
 /** Starts the API: opens registrydb (migrating it), makes the first key, listens, purges what is past its time. */
+import type { EventTypePolicy } from '@milkrun/activity-core/definitions';
 import { type Clock, type Log, type Rng, type Secret, systemRng } from '@milkrun/core';
-import { openRegistry, type Registry, SCOPES } from '@milkrun/registrydb';
+import { openRegistry, type Registry, type Retention, SCOPES } from '@milkrun/registrydb';
 import type { TelemetryMetrics } from '@milkrun/telemetry';
 import { createEngineClient } from './engine-client.ts';
 import { buildServer } from './server.ts';
@@ -20,6 +21,12 @@ export interface ApiConfig {
   readonly engineKey?: Secret | undefined;
   /** Set: every event is published. */
   readonly natsUrl?: Secret | undefined;
+  /** approved: events of types that were not approved are refused; open when absent. */
+  readonly eventTypes?: EventTypePolicy;
+  /** Days; defaults of the registry when absent. */
+  readonly activityEventDays?: number;
+  readonly activityRunDays?: number;
+  readonly deadLetterDays?: number;
   /** Pipeline of new triggers; v2 when absent. */
   readonly defaultPipeline?: 'v2' | 'legacy';
   /** The first API key (MILKRUN_KEY): made at start with every scope, for the tenant `default`. */
@@ -75,9 +82,11 @@ export async function startApi({
       await registry.keys.ensure({ secret, tenantId: FIRST_TENANT, name: 'first key', scopes: SCOPES });
     }
     const engineKey = required(config.controlPlaneKey, 'CONTROL_PLANE_KEY');
-    const app = await buildServer({ registry, engine, engineKey, clock, log, metrics, closing: closing.signal });
+    const { eventTypes = 'open' } = config;
+    const { signal } = closing;
+    const app = await buildServer({ registry, engine, engineKey, clock, log, metrics, eventTypes, closing: signal });
     const url = await app.listen({ host: config.apiHost, port: config.apiPort });
-    const purging = purgeRegularly(registry, clock, log, closing.signal);
+    const purging = purgeRegularly(registry, retentionOf(config), clock, log, signal);
     return {
       url,
       registry,
@@ -101,11 +110,25 @@ function required(secret: Secret | undefined, name: string): string {
   return secret.reveal();
 }
 
-async function purgeRegularly(registry: Registry, clock: Clock, log: Log, signal: AbortSignal): Promise<void> {
+function retentionOf({ activityEventDays, activityRunDays, deadLetterDays }: ApiConfig): Partial<Retention> {
+  return {
+    ...(activityEventDays === undefined ? {} : { activityEvents: activityEventDays }),
+    ...(activityRunDays === undefined ? {} : { activityRuns: activityRunDays }),
+    ...(deadLetterDays === undefined ? {} : { deadLetters: deadLetterDays }),
+  };
+}
+
+async function purgeRegularly(
+  registry: Registry,
+  retention: Partial<Retention>,
+  clock: Clock,
+  log: Log,
+  signal: AbortSignal,
+): Promise<void> {
   while (!signal.aborted) {
     try {
-      const purged = await registry.purge();
-      if (purged.events + purged.changes > 0) log.info({ ...purged }, 'registry.purged');
+      const purged = await registry.purge(retention);
+      if (Object.values(purged).some((count) => count > 0)) log.info({ ...purged }, 'registry.purged');
     } catch (error) {
       log.warn({ message: (error as Error).message }, 'registry.purge_failed');
     }

@@ -7,8 +7,8 @@ import { ENGINE_KEY, startTestApi } from './api.ts';
 
 const NONE = '0190b5b0-0000-7000-8000-000000000001';
 
-/** Every route with what it wants; the last check below holds this table against the routes that exist. */
-const ROUTES: readonly (readonly [method: string, path: string, policy: Scope | 'engine' | 'public'])[] = [
+/** Every route with what it wants (`signed`: a signature instead of a key); the last check below holds this table against the routes that exist. */
+const ROUTES: readonly (readonly [method: string, path: string, policy: Scope | 'engine' | 'public' | 'signed'])[] = [
   ['POST', '/triggers', 'triggers:write'],
   ['POST', '/triggers/bulk', 'triggers:write'],
   ['GET', '/triggers', 'triggers:read'],
@@ -33,7 +33,7 @@ const ROUTES: readonly (readonly [method: string, path: string, policy: Scope | 
   ['GET', `/activity-definitions/${NONE}`, 'activities:read'],
   ['PUT', `/activity-definitions/${NONE}`, 'activities:write'],
   ['DELETE', `/activity-definitions/${NONE}`, 'activities:write'],
-  ...['enable', 'disable', 'reset', 'trigger', 'backfill'].map(
+  ...['enable', 'disable', 'reset', 'trigger', 'backfill', 'replay'].map(
     (verb) => ['POST', `/activity-definitions/${NONE}/${verb}`, 'activities:write'] as const,
   ),
   ['POST', `/activity-definitions/${NONE}/test`, 'activities:read'],
@@ -48,6 +48,21 @@ const ROUTES: readonly (readonly [method: string, path: string, policy: Scope | 
   ['POST', '/activity-tasks/x/complete', 'activities:write'],
   ['POST', '/activity-tasks/x/fail', 'activities:write'],
   ['POST', '/activity-events', 'activities:write'],
+  ['GET', '/activity-events', 'activities:read'],
+  ['GET', `/activity-events/${'0'.repeat(32)}`, 'activities:read'],
+  ['GET', '/activity-event-types', 'activities:read'],
+  ['GET', '/activity-event-types/x', 'activities:read'],
+  ['PUT', '/activity-event-types/x', 'activities:write'],
+  ['DELETE', '/activity-event-types/x', 'activities:write'],
+  ['GET', '/webhooks', 'activities:read'],
+  ['POST', '/webhooks', 'activities:write'],
+  ['GET', `/webhooks/${NONE}`, 'activities:read'],
+  ['PUT', `/webhooks/${NONE}`, 'activities:write'],
+  ['DELETE', `/webhooks/${NONE}`, 'activities:write'],
+  ['POST', `/webhooks/${NONE}`, 'signed'],
+  ['POST', `/webhooks/${NONE}/rotate`, 'activities:write'],
+  ['POST', '/activity-dead-letters/retry', 'activities:write'],
+  ['POST', '/activity-dead-letters/discard', 'activities:write'],
   ['GET', '/activity-dead-letters', 'activities:read'],
   ['POST', `/activity-dead-letters/${NONE}/retry`, 'activities:write'],
   ['POST', `/activity-dead-letters/${NONE}/discard`, 'activities:write'],
@@ -157,6 +172,8 @@ it('describes every route in its OpenAPI document', async () => {
       `${method} ${path
         .replace(NONE, '{id}')
         .replace(/conn_x|evt_x/, '{id}')
+        .replace('/activity-event-types/x', '/activity-event-types/{type}')
+        .replace('0'.repeat(32), '{key}')
         .replace(/\/x(?=\/|$)/, '/{id}')
         .replace('/versions/1/', '/versions/{version}/')
         .replace('/schemas/activity-definition', '/schemas/{name}')}`,

@@ -1,7 +1,7 @@
 /** The command line of `milkrun`. */
 import { ConfigError } from '@milkrun/config';
 import { Command, CommanderError } from 'commander';
-import { activitiesCommand, runsCommand, tasksCommand } from './commands/activities.ts';
+import { activitiesCommand, runsCommand, tasksCommand, webhooksCommand } from './commands/activities.ts';
 import { connectionsCommand } from './commands/connections.ts';
 import {
   batchesCommand,
@@ -42,6 +42,7 @@ export function createProgram(io: Io): Command {
   program.addCommand(activitiesCommand(io));
   program.addCommand(runsCommand(io));
   program.addCommand(tasksCommand(io));
+  program.addCommand(webhooksCommand(io));
   program.addCommand(shardsCommand(io));
   program.addCommand(batchesCommand(io));
   program.addCommand(holdsCommand(io));

@@ -20,6 +20,7 @@ import type { Config } from '@milkrun/config';
 import {
   systemClock as clock,
   type Log,
+  type NewEvent,
   noLog,
   noMetrics,
   type OutboxEvent,
@@ -66,7 +67,7 @@ export async function startOrchestrator({
   migrate,
 }: OrchestratorInput): Promise<RunningOrchestrator> {
   const url = required(config.registrydbUrl, 'REGISTRYDB_URL').reveal();
-  const registry = await openActivities({ url, clock, rng, migrate });
+  const registry = await openActivities({ url, clock, rng, migrate, publishEvents: config.natsUrl !== undefined });
   const dataConverter = createDataConverter(config.payloadKeys);
   const { host, connection, metricsSources, failed } = await openHostProcess({
     temporal: config.temporal,
@@ -82,7 +83,7 @@ export async function startOrchestrator({
   const deps = { store: registry.activityRuns, client, http, sql, clock, rng, log, metrics };
   const schedules = createSchedules({ store, client, clock, log, metrics });
   const events = registry.activityRouter;
-  const router = createRouter({ store: events, client, log, metrics });
+  const router = createRouter({ store: events, client, log, metrics, eventTypes: config.eventTypes });
 
   let bus: Bus | undefined;
 
@@ -232,7 +233,15 @@ async function ensureSearchAttribute(connection: Connection, namespace: string):
   }
 }
 
-const originOf = (record: string): 'poll' | 'task' => (record.includes('"triggerid"') ? 'poll' : 'task');
+/** Where an event of the outbox came from, by who says to have made it. */
+function originOf(record: string): NewEvent['origin'] {
+  const { source, type, triggerid } = JSON.parse(record) as { source?: unknown; type?: unknown; triggerid?: unknown };
+  if (triggerid !== undefined) return 'poll';
+  if (typeof source !== 'string' || typeof type !== 'string') return 'api';
+  if (source.startsWith('/webhooks/')) return 'webhook';
+  if (type.startsWith('dev.milkrun.')) return 'own';
+  return source.startsWith('/activities/') ? 'task' : 'api';
+}
 
 const listIn = (text: string | undefined): string[] =>
   (text ?? '').split(',').flatMap((entry) => (entry.trim() === '' ? [] : [entry.trim()]));

@@ -12,6 +12,7 @@ import {
   cronEntry,
   cronEntryOf,
   definitionSchema,
+  type EventEntry,
   eventEntry,
   tasksOf,
 } from './definition.ts';
@@ -63,10 +64,8 @@ function* problemsIn(definition: ActivityDefinition): Generator<Problem> {
       if (entry.jitter !== undefined) yield* between(`${path}.jitter`, entry.jitter, '1s', '1d');
       yield* between(`${path}.misfire.grace`, entry.misfire.grace, '1s', '366d');
     }
-    if (!('event' in entry)) yield* between(`${path}.misfire.window`, entry.misfire.window, '10s', '366d');
-    else if (entry.event.where !== undefined) {
-      yield* attempt(`${path}.event.where`, () => compileCondition(entry.event.where as string, ['event']));
-    }
+    if ('event' in entry) yield* eventProblems(entry.event, `${path}.event`);
+    else yield* between(`${path}.misfire.window`, entry.misfire.window, '10s', '366d');
   }
   yield* contextProblems(definition);
   const ids = new Set<string>();
@@ -80,6 +79,26 @@ function* problemsIn(definition: ActivityDefinition): Generator<Problem> {
   if (concurrency !== undefined)
     yield* attempt('concurrency.key', () => compileKey(concurrency.key, ['event', 'activity']));
   if (dedupe !== undefined) yield* dedupeProblems(definition, dedupe);
+}
+
+function* eventProblems(event: EventEntry['event'], path: string): Generator<Problem> {
+  const { where, debounce, batch, deliver, key } = event;
+  if (where !== undefined) yield* attempt(`${path}.where`, () => compileCondition(where, ['event']));
+  const ways = [debounce && 'debounce', batch && 'batch', deliver === 'signal' && 'deliver: signal'].filter(Boolean);
+  if (ways.length > 1) yield { path, message: `has ${ways.join(' and ')}; accepted: one of them` };
+  if ((deliver === 'signal') !== (key !== undefined))
+    yield { path: `${path}.key`, message: 'is for deliver: signal, and needed there' };
+  const keys = [
+    [`${path}.debounce.key`, debounce?.key],
+    [`${path}.batch.key`, batch?.key],
+    [`${path}.key`, key],
+  ] as const;
+  for (const [at, text] of keys) if (text !== undefined) yield* attempt(at, () => compileKey(text, ['event']));
+  if (debounce !== undefined) {
+    yield* between(`${path}.debounce.period`, debounce.period, '100ms', '1d');
+    yield* between(`${path}.debounce.max_wait`, debounce.max_wait, debounce.period, '7d');
+  }
+  if (batch !== undefined) yield* between(`${path}.batch.max_wait`, batch.max_wait, '100ms', '7d');
 }
 
 function* dedupeProblems(

@@ -1,6 +1,7 @@
 /** Carries out what the API and the reconciler ask of Temporal. Every command may be carried out twice. */
-import type { ActivityCommand, Log, ScheduleStore, StartCommand } from '@milkrun/core';
+import type { ActivityCommand, CollectInput, Log, ScheduleStore, StartCommand } from '@milkrun/core';
 import { type Client, WorkflowExecutionAlreadyStartedError, WorkflowNotFoundError } from '@temporalio/client';
+import { inboxWorkflowIdOf } from './ids.ts';
 import { ACTIVITY_QUEUES, ACTIVITY_WORKFLOWS } from './names.ts';
 import type { RunTrigger } from './run-types.ts';
 
@@ -28,6 +29,24 @@ export function drainCommands({ store, client, log, taskQueue = ACTIVITY_QUEUES.
       throw error;
     }
   }, DRAINED_AT_ONCE);
+}
+
+/** Wakes who collects the events of a key, or the run they go to; starts it where there is none. */
+export async function signalInbox(
+  client: Client,
+  taskQueue: string,
+  { activityId, eventKey, version, to, key }: CollectInput & { readonly to: 'collect' | 'run' },
+): Promise<void> {
+  const trigger: RunTrigger = { origin: 'event', eventKey, version, inbox: key };
+  const options = {
+    workflowId: inboxWorkflowIdOf(activityId, to, key),
+    taskQueue,
+    workflowIdReusePolicy: 'ALLOW_DUPLICATE' as const,
+    signal: 'event',
+  };
+  if (to === 'run')
+    await client.workflow.signalWithStart(ACTIVITY_WORKFLOWS.run, { ...options, args: [activityId, trigger] });
+  else await client.workflow.signalWithStart(ACTIVITY_WORKFLOWS.collect, { ...options, args: [activityId, key] });
 }
 
 /** Starts a run; one that was started before is success. */

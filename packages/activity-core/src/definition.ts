@@ -57,6 +57,7 @@ const atEntry = z.strictObject({
   at: z.iso.datetime({ offset: true, error: 'is no instant; accepted: RFC 3339, such as 2027-01-31T09:00:00Z' }),
   misfire: z.strictObject({ window: duration.default('7d').describe('How late it may still run.') }).prefault({}),
 });
+const collectKey = expression.default('event.type').describe('Over `event`.');
 const eventEntry = z.strictObject({
   event: z.strictObject({
     type: eventType,
@@ -65,6 +66,21 @@ const eventEntry = z.strictObject({
       .optional()
       .describe('All of them must be equal in the event’s data; a list means any of its values.'),
     where: expression.optional().describe('Over `event`. An error is no match, and is shown as the reason.'),
+    debounce: z
+      .strictObject({ key: collectKey, period: duration, max_wait: duration.default('1h') })
+      .optional()
+      .describe('One run for all events of a key, once none has come for `period`, or `max_wait` after the first.'),
+    batch: z
+      .strictObject({ key: collectKey, size: z.int().min(2).max(1_000), max_wait: duration.default('1m') })
+      .optional()
+      .describe('One run for `size` events of a key, or for fewer `max_wait` after the first.'),
+    deliver: z
+      .enum(['start', 'signal'])
+      .optional()
+      .describe(
+        'signal: hand it to the run of its key that is open, which plans its tasks too; start one where none is.',
+      ),
+    key: expression.optional().describe('For deliver: signal, over `event`.'),
   }),
 });
 

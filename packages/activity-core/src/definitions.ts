@@ -1,7 +1,9 @@
 /** The pure parts alone: definitions, events and ticks, without the steps and their libraries. */
 export { JSON_SCHEMAS, parseDefinition } from './check-definition.ts';
-export { type ActivityDefinition, atEntryOf, cronEntryOf } from './definition.ts';
+export { celRoots, compileCondition } from './condition.ts';
+export { type ActivityDefinition, atEntryOf, cronEntryOf, eventEntriesOf, eventType } from './definition.ts';
 export { type ActivityEvent, eventOf, recordOf } from './event.ts';
+export { compileEventSchema, createTypeCheck, type EventTypePolicy, type TypeCheck } from './event-schema.ts';
 export { eventKeyOf, runWorkflowIdOf } from './ids.ts';
 export { compileMatcher } from './match.ts';
 export { PlanFailed, planTasks } from './plan.ts';

@@ -13,6 +13,11 @@ export function runWorkflowIdOf(activityId: string, event: { readonly source: st
   return `${RUN}${activityId}:${event.id}@${short(event.source, 8)}`;
 }
 
+/** `activity-{activity_id}:{collect|run}-{32 hex of sha256(key)}`: who collects the events of a key, or the run they go to. */
+export function inboxWorkflowIdOf(activityId: string, to: 'collect' | 'run', key: string): string {
+  return `${RUN}${activityId}:${to}-${short(key, 32)}`;
+}
+
 /** The id of the runs of a schedule; the server appends `-` and the nominal time, RFC 3339. */
 export function scheduledWorkflowIdOf(activityId: string): string {
   return `${RUN}${activityId}:cron`;

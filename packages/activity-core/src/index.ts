@@ -25,6 +25,7 @@ export {
 } from './definition.ts';
 export { durationMs } from './duration.ts';
 export { type ActivityEvent, EVENT_LIMITS, eventOf, hopsOf, recordOf } from './event.ts';
+export type { EventTypePolicy } from './event-schema.ts';
 export {
   activityIdOfSchedule,
   eventKeyOf,

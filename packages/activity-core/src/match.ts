@@ -1,12 +1,14 @@
 /** Whether an event starts an activity, and why not: the answer is kept, so that "why did it not fire" has one. */
-import { type CelRoots, celRoots, compileCondition } from './condition.ts';
+import { type Handling, handlingOf } from './collect.ts';
+import { type CelRoots, celRoots, compileCondition, compileKey } from './condition.ts';
 import type { ActivityDefinition, EventEntry } from './definition.ts';
 import { eventEntriesOf } from './definition.ts';
 import { type ActivityEvent, recordOf } from './event.ts';
 import { isPlainObject, type PathPart, parsePath, valueAt } from './path.ts';
 
 export type MatchResult =
-  | { readonly matched: true }
+  /** `handling`: whether it starts a run of its own. */
+  | { readonly matched: true; readonly handling: Handling }
   /** `reason`: such as `filters.action: is "closed", wanted "opened"` or `where: error: …`. */
   | { readonly matched: false; readonly reason: string };
 
@@ -20,15 +22,19 @@ export function compileMatcher(definition: ActivityDefinition): Matcher {
     const roots = celRoots({ event: recordOf(event) });
     const reasons: string[] = [];
     for (const entry of entries) {
-      const reason = entry(event, roots);
-      if (reason === undefined) return { matched: true };
-      reasons.push(reason);
+      const answer = entry(event, roots);
+      if (typeof answer !== 'string') return { matched: true, handling: answer };
+      reasons.push(answer);
     }
     return { matched: false, reason: reasons.join('; ') || 'the activity waits for no event' };
   };
 }
 
-function compileEntry({ event: wanted }: EventEntry): (event: ActivityEvent, roots: CelRoots) => string | undefined {
+/** A text says why not. */
+function compileEntry(entry: EventEntry, index: number): (event: ActivityEvent, roots: CelRoots) => Handling | string {
+  const { event: wanted } = entry;
+  const { to, key } = handlingOf(entry);
+  const keyOf = key === undefined ? undefined : compileKey(key, ['event']);
   const where = wanted.where === undefined ? undefined : compileCondition(wanted.where, ['event']);
   const filters = Object.entries(wanted.filters ?? {}).map(([key, value]) => ({
     key,
@@ -46,9 +52,15 @@ function compileEntry({ event: wanted }: EventEntry): (event: ActivityEvent, roo
       }
     }
     try {
-      return where === undefined || where.holds(roots) ? undefined : 'where: false';
+      if (where !== undefined && !where.holds(roots)) return 'where: false';
     } catch (error) {
       return `where: error: ${(error as Error).message}`;
+    }
+    if (to === 'start' || keyOf === undefined) return { to: 'start' };
+    try {
+      return { to, entry: index, key: `${to} ${String(keyOf.evaluate(roots))}`.slice(0, 500) };
+    } catch (error) {
+      return `key: error: ${(error as Error).message}`;
     }
   };
 }

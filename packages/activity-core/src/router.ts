@@ -6,9 +6,11 @@
  */
 import type { Log, MatchNote, Metrics, NewEvent, RouterStore } from '@milkrun/core';
 import type { Client } from '@temporalio/client';
-import { startRun } from './commands.ts';
+import type { Handling } from './collect.ts';
+import { signalInbox, startRun } from './commands.ts';
 import type { ActivityDefinition } from './definition.ts';
 import { type ActivityEvent, EVENT_LIMITS, eventOf, hopsOf, recordOf } from './event.ts';
+import { createTypeCheck, type EventTypePolicy } from './event-schema.ts';
 import { eventKeyOf, runWorkflowIdOf } from './ids.ts';
 import { compileMatcher, type Matcher } from './match.ts';
 import { ACTIVITY_QUEUES } from './names.ts';
@@ -22,6 +24,8 @@ export interface RouterDeps {
   readonly metrics: Metrics;
   /** Queue of runs; the product's own by default. */
   readonly taskQueue?: string;
+  /** `approved`: events whose type was not approved are refused; `open` by default. */
+  readonly eventTypes?: EventTypePolicy;
 }
 
 /** A message as it was delivered. */
@@ -35,10 +39,12 @@ export interface Delivery {
   readonly tries: number;
 }
 
+type DeadStage = 'decode' | 'schema' | 'conflict' | 'loop';
+
 export type Routed =
   | { readonly result: 'routed'; readonly started: number; readonly already: number }
   /** Put to dead letters: it must not be delivered again. */
-  | { readonly result: 'dead'; readonly stage: 'decode' | 'conflict' | 'loop'; readonly error: string };
+  | { readonly result: 'dead'; readonly stage: DeadStage; readonly error: string };
 
 export interface Router {
   /** Throws when the database or Temporal can not do it now: nothing is lost, deliver it again. */
@@ -47,7 +53,9 @@ export interface Router {
 
 const MATCHERS_MAX = 10_000;
 
-export function createRouter({ store, client, log, metrics, taskQueue = ACTIVITY_QUEUES.runs }: RouterDeps): Router {
+export function createRouter(deps: RouterDeps): Router {
+  const { store, client, log, metrics, taskQueue = ACTIVITY_QUEUES.runs } = deps;
+  const checkType = createTypeCheck(deps.eventTypes ?? 'open');
   const matchers = new Map<string, Matcher>();
 
   /** Compiled once a version; versions never change. */
@@ -62,12 +70,7 @@ export function createRouter({ store, client, log, metrics, taskQueue = ACTIVITY
     return matcher;
   }
 
-  async function dead(
-    delivery: Delivery,
-    stage: 'decode' | 'conflict' | 'loop',
-    error: string,
-    eventKey: string | null,
-  ): Promise<Routed> {
+  async function dead(delivery: Delivery, stage: DeadStage, error: string, eventKey: string | null): Promise<Routed> {
     const { tenantId, raw, headers, streamSeq, tries } = delivery;
     await store.deadLetter({ tenantId, stage, eventKey, raw, headers, streamSeq, error, tries });
     metrics.count('activity.events_dead', 1, { stage });
@@ -91,23 +94,40 @@ export function createRouter({ store, client, log, metrics, taskQueue = ACTIVITY
       }
       const { id, source, type, time } = event;
       const record = JSON.stringify(recordOf(event));
-      const { state, candidates } = await store.receive(tenantId, { key, id, source, type, time, origin, record });
-      metrics.count('activity.events_received', 1, { origin, state });
+      const stored = { key, id, source, type, time, origin, record };
+      const received = await store.receive(tenantId, stored, (registered) => checkType(event, tenantId, registered));
+      metrics.count('activity.events_received', 1, { origin, state: received.state });
+      if (received.state === 'refused') return dead(delivery, 'schema', received.reason, key);
+      const { state, candidates } = received;
       if (state === 'conflict') {
         return dead(delivery, 'conflict', `another event of ${source} has the id ${id}`, key);
       }
+      const handlings = new Map<string, Handling>();
       const notes: MatchNote[] = candidates.map(({ activityId, version, spec, enabled, status }) => {
         const match = matcherOf(activityId, version, spec)(event);
         if (!match.matched) return { activityId, version, result: 'unmatched', reason: match.reason };
         if (!enabled || status !== 'active') {
           return { activityId, version, result: 'disabled', reason: enabled ? `the activity is ${status}` : null };
         }
+        handlings.set(activityId, match.handling);
         return { activityId, version, result: 'matched', reason: null };
       });
       await store.noteMatches(tenantId, key, notes);
       let [started, already] = [0, 0];
       for (const { activityId, version, result } of notes) {
         if (result !== 'matched') continue;
+        const handling = handlings.get(activityId);
+        if (handling !== undefined && handling.to !== 'start') {
+          const input = { tenantId, activityId, eventKey: key, version, ...handling };
+          // Once a run has it, another delivery changes nothing.
+          if ((await store.collect(input)).taken) already += 1;
+          else {
+            await signalInbox(client, taskQueue, input);
+            started += 1;
+            metrics.count('activity.events_collected', 1, { to: handling.to });
+          }
+          continue;
+        }
         const workflowId = runWorkflowIdOf(activityId, event);
         const start = { activityId, workflowId, origin: 'event' as const, eventKey: key, version };
         const answer = await startRun(client, taskQueue, {

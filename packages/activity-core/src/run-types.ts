@@ -12,6 +12,10 @@ export interface RunTrigger {
   readonly scheduledFor?: string;
   /** It runs however late it is. */
   readonly forced?: boolean;
+  /** Key of the events that are handed to the run while it is open. */
+  readonly inbox?: string;
+  /** Runs of that key this workflow had before. */
+  readonly generation?: number;
   /** Set by continue-as-new only. */
   readonly resume?: RunProgress;
 }
@@ -81,8 +85,28 @@ export interface RunResult {
   readonly reason?: string | null;
 }
 
+/** Steps over events that are collected, or handed to open runs. */
+export interface InboxSteps {
+  /** Hands on what was collected once it is time: `started`. Else how long to wait, or that nothing is there. */
+  collectRound(input: {
+    readonly activityId: string;
+    readonly key: string;
+    /** Names what is taken: the same again answers the same. */
+    readonly batch: string;
+  }): Promise<
+    { readonly state: 'empty' } | { readonly state: 'wait'; readonly waitMs: number } | { readonly state: 'started' }
+  >;
+  /** Plans the tasks of events that were handed to the run. */
+  takeDelivered(runId: string): Promise<{ readonly taken: number }>;
+  /** The oldest event of a key that no run has taken. */
+  nextDelivered(input: {
+    readonly activityId: string;
+    readonly key: string;
+  }): Promise<{ readonly eventKey: string; readonly version: number } | null>;
+}
+
 /** Steps of a run, on the queue of runs. */
-export interface RunSteps {
+export interface RunSteps extends InboxSteps {
   openRun(input: OpenStepInput): Promise<OpenStepResult>;
   admitRun(runId: string): Promise<AdmitStepResult>;
   resolveContext(input: { readonly runId: string; readonly name: string }): Promise<void>;

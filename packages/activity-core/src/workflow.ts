@@ -48,6 +48,9 @@ export const placeFreeSignal = defineSignal('placeFree');
 /** A person has completed the task: its row says how. */
 export const taskDoneSignal = defineSignal('taskDone');
 
+/** An event was put into the inbox of this workflow. */
+export const eventSignal = defineSignal('event');
+
 const STARTED_MAX = 500;
 const PAGE = 100;
 const CHECK_MS_FIRST = 60_000;
@@ -65,7 +68,39 @@ const codeOf = (error: unknown, fallback: string): { readonly code: string; read
   return { code: fallback, message: cause instanceof Error ? cause.message : String(cause) };
 };
 
+/** Opens, plans and closes one run; where events are handed to open runs, the runs of one key one after the other. */
 export async function RunActivityWorkflow(activityId: string, trigger: RunTrigger): Promise<RunResult> {
+  const inbox: Inbox | undefined = trigger.inbox === undefined ? undefined : { told: 0, seen: 0 };
+  if (inbox !== undefined) {
+    setHandler(eventSignal, () => {
+      inbox.told += 1;
+    });
+  }
+  const result = await runOnce(activityId, trigger, inbox);
+  if (inbox === undefined || trigger.inbox === undefined) return result;
+  // An event that came while the run was closing opens the next.
+  for (;;) {
+    inbox.seen = inbox.told;
+    const next = await steady.nextDelivered({ activityId, key: trigger.inbox });
+    if (next !== null) {
+      const { resume: _, ...rest } = trigger;
+      return await continueAsNew<typeof RunActivityWorkflow>(activityId, {
+        ...rest,
+        ...next,
+        generation: (trigger.generation ?? 0) + 1,
+      });
+    }
+    if (inbox.told === inbox.seen) return result;
+  }
+}
+
+/** Signals of events, and how many of them were looked after. */
+interface Inbox {
+  told: number;
+  seen: number;
+}
+
+async function runOnce(activityId: string, trigger: RunTrigger, inbox: Inbox | undefined): Promise<RunResult> {
   const info = workflowInfo();
   const { resume } = trigger;
   const work: Work = {
@@ -93,7 +128,8 @@ export async function RunActivityWorkflow(activityId: string, trigger: RunTrigge
       activityId,
       trigger,
       workflowId: info.workflowId,
-      temporalRunId: info.firstExecutionRunId,
+      // Runs of one key are several in one workflow, each a row of its own.
+      temporalRunId: `${info.firstExecutionRunId}${trigger.generation === undefined ? '' : `~${trigger.generation}`}`,
       scheduledFor: trigger.scheduledFor ?? nominalTime(),
     });
     if (opened.state === 'ended') return { status: opened.status, reason: opened.reason };
@@ -106,7 +142,7 @@ export async function RunActivityWorkflow(activityId: string, trigger: RunTrigge
   const { runId } = run;
   try {
     if (resume === undefined) run = { ...run, ...(await prepare(run)) };
-    if (await spawn(run, work)) {
+    if (await spawn(run, work, inbox)) {
       const { status } = await steady.closeRun({ runId, ended: null });
       return { status, runId };
     }
@@ -179,8 +215,11 @@ async function prepare({ runId, sources }: RunPlanOfWork): Promise<Pick<RunPlanO
   return steady.planRun(runId);
 }
 
-/** Starts the tasks in a window and waits for their ends. False: it has to go on in a new execution. */
-async function spawn(run: RunPlanOfWork, work: Work): Promise<boolean> {
+/**
+ * Starts the tasks in a window and waits for their ends, and plans those of events that are handed to it meanwhile. False: it
+ * has to go on in a new execution.
+ */
+async function spawn(run: RunPlanOfWork, work: Work, inbox: Inbox | undefined): Promise<boolean> {
   const here = { started: 0, checkMs: CHECK_MS_FIRST };
   const isStopped = (): boolean => run.stopAfterFailed !== null && work.failed > run.stopAfterFailed;
   const isLong = (): boolean => here.started >= STARTED_MAX || workflowInfo().continueAsNewSuggested;
@@ -205,21 +244,35 @@ async function spawn(run: RunPlanOfWork, work: Work): Promise<boolean> {
     return true;
   }
 
-  for (let page: readonly TaskRef[] | undefined; page === undefined || page.length === PAGE; ) {
-    page = await steady.openTasks({ runId: run.runId, after: work.position, limit: PAGE });
-    for (const task of page) {
-      const human = task.type === 'human';
-      if (!(await until(() => human || work.open.size < run.concurrency || isStopped())) || isLong()) return false;
-      if (isStopped()) break;
-      // Entered before it is started: its end may be told before its start is.
-      (human ? work.waiting : work.open).add(task.position);
-      work.position = task.position;
-      here.started += 1;
-      await startTask(task, run);
-    }
-    if (isStopped()) break;
+  const isOver = (): boolean => work.open.size + work.waiting.size === 0;
+  if (inbox === undefined) return (await startPlanned()) && (await until(isOver));
+  for (;;) {
+    if (!(await startPlanned())) return false;
+    // Once at the least: what was handed over before the first signal is heard counts too.
+    if (!(await until(() => isOver() || inbox.told > inbox.seen))) return false;
+    inbox.seen = inbox.told;
+    const { taken } = await steady.takeDelivered(run.runId);
+    if (taken === 0 && isOver()) return true;
   }
-  return until(() => work.open.size + work.waiting.size === 0);
+
+  /** Starts what is planned and not started. False: the history has become long. */
+  async function startPlanned(): Promise<boolean> {
+    for (let page: readonly TaskRef[] | undefined; page === undefined || page.length === PAGE; ) {
+      page = await steady.openTasks({ runId: run.runId, after: work.position, limit: PAGE });
+      for (const task of page) {
+        const human = task.type === 'human';
+        if (!(await until(() => human || work.open.size < run.concurrency || isStopped())) || isLong()) return false;
+        if (isStopped()) break;
+        // Entered before it is started: its end may be told before its start is.
+        (human ? work.waiting : work.open).add(task.position);
+        work.position = task.position;
+        here.started += 1;
+        await startTask(task, run);
+      }
+      if (isStopped()) break;
+    }
+    return true;
+  }
 }
 
 async function startTask(task: TaskRef, { taskQueue }: RunPlanOfWork): Promise<void> {
@@ -235,6 +288,26 @@ async function startTask(task: TaskRef, { taskQueue }: RunPlanOfWork): Promise<v
     });
   } catch (error) {
     if (!(error instanceof WorkflowExecutionAlreadyStartedError)) throw error;
+  }
+}
+
+/** Waits until what was collected under a key is to be handed on, and ends when nothing is left. */
+export async function CollectEventsWorkflow(activityId: string, key: string, before = 0): Promise<void> {
+  const inbox: Inbox = { told: 0, seen: 0 };
+  setHandler(eventSignal, () => {
+    inbox.told += 1;
+  });
+  let rounds = before;
+  for (;;) {
+    inbox.seen = inbox.told;
+    const batch = `${workflowInfo().firstExecutionRunId}~${rounds}`;
+    const answer = await steady.collectRound({ activityId, key, batch });
+    if (answer.state === 'started') rounds += 1;
+    else if (answer.state === 'wait') await condition(() => inbox.told > inbox.seen, answer.waitMs);
+    else if (inbox.told === inbox.seen) return;
+    if (workflowInfo().continueAsNewSuggested) {
+      return await continueAsNew<typeof CollectEventsWorkflow>(activityId, key, rounds);
+    }
   }
 }
 

@@ -175,6 +175,34 @@ export const OPTIONS = {
     'NATS JetStream that carries events to activities; without it the PostgreSQL outbox feeds them.',
     { secret: true, common: true, readBy: ['api', 'orchestrator', 'dev'] },
   ),
+  eventTypes: withDefault(
+    'EVENT_TYPES',
+    choice('open', 'approved'),
+    'open',
+    'Whether events are taken whose type was not approved; an approved type’s schema is enforced either way.',
+    { readBy: ['api', 'orchestrator', 'dev'] },
+  ),
+  activityEventDays: withDefault(
+    'ACTIVITY_EVENT_DAYS',
+    integer(1, 3_650),
+    '30',
+    'Days for which the events of activities are kept; replay reaches so far.',
+    { readBy: ['api', 'dev'] },
+  ),
+  activityRunDays: withDefault(
+    'ACTIVITY_RUN_DAYS',
+    integer(1, 3_650),
+    '180',
+    'Days for which runs that have ended, and their tasks, are kept; so long an event starts no second run.',
+    { readBy: ['api', 'dev'] },
+  ),
+  deadLetterDays: withDefault(
+    'DEAD_LETTER_DAYS',
+    integer(1, 3_650),
+    '90',
+    'Days for which dead letters of activities are kept.',
+    { readBy: ['api', 'dev'] },
+  ),
 
   // Addresses and ports.
   apiHost: withDefault('API_HOST', text('a host name or address', HOST), '127.0.0.1', 'Interface of the API.', {

@@ -98,6 +98,7 @@ export type {
   MigrationScope,
   Sealed,
 } from './ports/hand-off.ts';
+export type { CollectDecision, Collected, CollectFacts, InboxStore } from './ports/inbox-store.ts';
 export type { KeyProvider } from './ports/key-provider.ts';
 export type { LegacyCommit, LegacyDue, LegacyRead, LegacyStore } from './ports/legacy-store.ts';
 export type { Log, Metrics, Tags } from './ports/metrics.ts';
@@ -105,7 +106,15 @@ export { noLog, noMetrics } from './ports/metrics.ts';
 export { type ObjectStore, ObjectStoreUnavailable, ObjectTooLarge } from './ports/object-store.ts';
 export type { PolledItem, PollPage, PollReply, PollRequest, PollRunner } from './ports/poll-runner.ts';
 export type { Rng } from './ports/rng.ts';
-export type { Candidate, DeadLetterInput, MatchNote, OutboxEvent, RouterStore } from './ports/router-store.ts';
+export type {
+  Candidate,
+  CollectInput,
+  DeadLetterInput,
+  MatchNote,
+  OutboxEvent,
+  RegisteredType,
+  RouterStore,
+} from './ports/router-store.ts';
 export type { ActivityCommand, ScheduledActivity, ScheduleStore, StartCommand } from './ports/schedule-store.ts';
 export type { StoredDefinition } from './ports/stored-definition.ts';
 export type { TimerManager } from './ports/timer-manager.ts';

@@ -18,7 +18,16 @@ export interface AuditInput {
   readonly actor: Actor;
   /** A participle: `created`, `disabled`, `rewound`. */
   readonly action: string;
-  readonly kind: 'trigger' | 'connection' | 'api_key' | 'activity' | 'run' | 'task' | 'dead_letter';
+  readonly kind:
+    | 'trigger'
+    | 'connection'
+    | 'api_key'
+    | 'activity'
+    | 'run'
+    | 'task'
+    | 'dead_letter'
+    | 'event_type'
+    | 'webhook';
   readonly ids: readonly string[];
   readonly reason?: string | undefined;
   /** JSON text of what changed; never credentials. */

@@ -4,8 +4,11 @@ export type {
   ActivityWriteOptions,
   VersionView,
 } from './activities/definitions.ts';
+export type { EventLog, EventPosition, EventRange, ReplayCandidate } from './activities/event-log.ts';
+export type { EventTypes, EventTypeView, EventTypeWrite } from './activities/event-types.ts';
 export type { DeadLetterView, EventDesk } from './activities/routing.ts';
 export type { ActivityOperations, JsonRow } from './activities/views.ts';
+export type { WebhookInput, WebhookKeys, Webhooks, WebhookView } from './activities/webhooks.ts';
 export type { AuditEntry } from './audit.ts';
 export type { AuthAnswer, ConnectionPatch, Connections, ConnectionView, Credentials } from './connections.ts';
 export { sqlStateOf } from './database.ts';
@@ -15,6 +18,7 @@ export type { Begun, Idempotency } from './idempotency.ts';
 export { type ApiKeys, type ApiKeyView, SCOPES, type Scope, type VerifiedKey } from './keys.ts';
 export { type LegacyRegistry, type LegacyStoreOptions, openLegacyStore } from './legacy/legacy-store.ts';
 export { type Actor, type ProblemKind, RegistryProblem } from './problem.ts';
+export type { Retention } from './purge.ts';
 export {
   type ActivityRegistry,
   openActivities,

@@ -12,19 +12,23 @@ import {
 import { createMigrator } from '@milkrun/migrator';
 import { sql } from 'drizzle-orm';
 import { type Activities, createActivities } from './activities/definitions.ts';
+import { createEventLog, type EventLog } from './activities/event-log.ts';
+import { createEventTypes, type EventTypes } from './activities/event-types.ts';
+import { createInboxStore } from './activities/inbox.ts';
 import { createEventDesk, createRouterStore, type EventDesk } from './activities/routing.ts';
 import { createRunStore } from './activities/runs.ts';
 import { createScheduleStore } from './activities/scheduling.ts';
 import { createTaskStore } from './activities/tasks.ts';
 import { type ActivityOperations, createActivityOperations } from './activities/views.ts';
+import { createWebhooks, type Webhooks } from './activities/webhooks.ts';
 import { type AuditEntry, listAudit } from './audit.ts';
 import { type Connections, createConnections } from './connections.ts';
-import { openStore } from './database.ts';
+import { openStore, type Store } from './database.ts';
 import { createEvents, type Events } from './events.ts';
 import { createFeed, type Feed } from './feed.ts';
 import { createIdempotency, type Idempotency } from './idempotency.ts';
 import { type ApiKeys, createApiKeys } from './keys.ts';
-import { type Purged, purge } from './purge.ts';
+import { type Purged, purge, RETENTION, type Retention } from './purge.ts';
 import { createSealer } from './sealing.ts';
 import { createStateWriter, type IncomingState, type StoredState } from './state.ts';
 import { createTriggers, type Triggers } from './triggers.ts';
@@ -59,12 +63,15 @@ export interface Registry {
   readonly activityOperations: ActivityOperations;
   readonly activityRouter: RouterStore;
   readonly eventDesk: EventDesk;
+  readonly eventLog: EventLog;
+  readonly eventTypes: EventTypes;
+  readonly webhooks: Webhooks;
   readonly events: Events;
   readonly idempotency: Idempotency;
   storeState(input: IncomingState): Promise<StoredState>;
   audit(tenantId: string, filter: Parameters<typeof listAudit>[2]): Promise<readonly AuditEntry[]>;
-  /** Removes events older than 90 days, tombstones older than 30, idempotency keys older than one. */
-  purge(days?: { readonly events: number; readonly tombstones: number }): Promise<Purged>;
+  /** Removes what is past its time; `days` says what is kept for how long instead of the defaults. */
+  purge(days?: Partial<Retention>): Promise<Purged>;
   /** How many triggers the tenant has, by what the user is shown. */
   figures(tenantId: string): Promise<{ readonly triggers: number; readonly enabled: number }>;
   /** Throws when the database cannot be reached. */
@@ -81,7 +88,7 @@ export const registryMigrator = createMigrator({
 
 /** Opens the registry, migrating it first. Throws SchemaMismatch or the driver's error. */
 export async function openRegistry(options: RegistryOptions): Promise<Registry> {
-  const { url, masterKey, clock, rng, log = noLog } = options;
+  const { url, masterKey, clock, rng, log = noLog, publishEvents = false } = options;
   const sealer = createSealer(masterKey, rng);
   const store = openStore({ url, connections: options.connections });
   try {
@@ -98,16 +105,19 @@ export async function openRegistry(options: RegistryOptions): Promise<Registry> 
     triggers: createTriggers(store, clock, rng, options.pipeline),
     feed,
     activities: createActivities(store, clock, rng),
-    activitySchedules: createScheduleStore(store),
-    activityOperations: createActivityOperations(store),
+    activitySchedules: createScheduleStore(store, publishEvents),
+    activityOperations: createActivityOperations(store, publishEvents),
     activityRouter: createRouterStore(store, clock, rng),
     eventDesk: createEventDesk(store),
-    activityRuns: { ...createRunStore(store), ...createTaskStore(store) },
+    eventLog: createEventLog(store),
+    eventTypes: createEventTypes(store),
+    webhooks: createWebhooks(store, sealer, clock, rng),
+    activityRuns: createActivityStore(store, publishEvents),
     events: createEvents(store),
     idempotency: createIdempotency(store),
-    storeState: createStateWriter(store, options.publishEvents ?? false),
+    storeState: createStateWriter(store, publishEvents),
     audit: (tenantId, filter) => listAudit(store.db, tenantId, filter),
-    purge: (days = { events: 90, tombstones: 30 }) => purge(store, days),
+    purge: (days = {}) => purge(store, { ...RETENTION, ...days }),
     async figures(tenantId) {
       const [row] = await store.db.execute<{ triggers: string; enabled: string }>(sql`
         select count(*) as triggers, count(*) filter (where enabled) as enabled
@@ -121,6 +131,15 @@ export async function openRegistry(options: RegistryOptions): Promise<Registry> 
       await feed.close().catch(() => undefined);
       await store.sql.end({ timeout: 5 });
     },
+  };
+}
+
+/** What the steps of runs ask for. */
+function createActivityStore(store: Store, publishEvents: boolean): ActivityStore {
+  return {
+    ...createRunStore(store, publishEvents),
+    ...createTaskStore(store, publishEvents),
+    ...createInboxStore(store),
   };
 }
 
@@ -138,7 +157,8 @@ export async function openActivities({
   clock,
   rng,
   migrate,
-}: Pick<RegistryOptions, 'url' | 'clock' | 'rng' | 'migrate'>): Promise<ActivityRegistry> {
+  publishEvents = false,
+}: Pick<RegistryOptions, 'url' | 'clock' | 'rng' | 'migrate' | 'publishEvents'>): Promise<ActivityRegistry> {
   const store = openStore({ url, connections: undefined });
   try {
     if (migrate === false) await registryMigrator.assertMigrated(store.sql);
@@ -148,9 +168,9 @@ export async function openActivities({
     throw error;
   }
   return {
-    activitySchedules: createScheduleStore(store),
+    activitySchedules: createScheduleStore(store, publishEvents),
     activityRouter: createRouterStore(store, clock, rng),
-    activityRuns: { ...createRunStore(store), ...createTaskStore(store) },
+    activityRuns: createActivityStore(store, publishEvents),
     async close() {
       await store.sql.end({ timeout: 5 });
     },

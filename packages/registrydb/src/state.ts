@@ -1,7 +1,8 @@
 /** `/state`: what the engine delivers and reports, stored in one statement a call. */
 import { sql } from 'drizzle-orm';
+import { eventKeyIn, isWanted, publishOwn } from './activities/own-events.ts';
 import { notifyActivities } from './activities/scheduling.ts';
-import type { Store } from './database.ts';
+import { iso, type Store } from './database.ts';
 
 export interface IncomingEvent {
   readonly eventId: string;
@@ -31,6 +32,15 @@ export interface IncomingState {
   }[];
 }
 
+interface Halted {
+  readonly tenantId: string;
+  readonly triggerId: string;
+  readonly at: string;
+  readonly code: string;
+  readonly toolkit: string;
+  readonly slug: string;
+}
+
 export interface StoredState {
   /** Triggers that exist; the others are gone. */
   readonly known: ReadonlySet<string>;
@@ -45,7 +55,7 @@ export interface StoredState {
 export function createStateWriter({ transact }: Store, publishAll: boolean) {
   return (input: IncomingState): Promise<StoredState> =>
     transact(async (tx) => {
-      const rows = await tx.execute<{ id: string; stored: string; published: string }>(sql`
+      const rows = await tx.execute<{ id: string; stored: string; published: string; halted: Halted[] | null }>(sql`
         with given as materialized (
           select id, state, v from json_to_recordset(${JSON.stringify(input.triggers.map(({ triggerId: id, pollState: state, configVersion: v }) => ({ id, state, v })))}::text::json)
             as g(id uuid, state text, v bigint)),
@@ -61,13 +71,11 @@ export function createStateWriter({ transact }: Store, publishAll: boolean) {
           on conflict (event_id) do nothing
           returning tenant_id, trigger_id, event_id, type, record),
         published as (
-          -- For activities that wait for them; the key is that of eventKeyOf in activity-core.
+          -- For activities that wait for them.
           insert into activity_outbox (tenant_id, key, record)
-          select s.tenant_id, substr(encode(sha256(convert_to(octet_length(x.source)::text || ':' || x.source || s.event_id,
-            'UTF8')), 'hex'), 1, 32), s.record
+          select s.tenant_id, ${eventKeyIn(sql`x.source`, sql`s.event_id`)}, s.record
           from stored s, lateral (select '/triggers/' || s.trigger_id as source) x
-          where ${publishAll}::boolean or exists (select 1 from activity_definitions d where d.tenant_id = s.tenant_id
-            and d.deleted_at is null and d.event_types @> array[s.type])
+          where ${isWanted(publishAll, sql`s.tenant_id`, sql`s.type`)}
           order by s.event_id
           on conflict (tenant_id, key) do nothing
           returning 1),
@@ -87,9 +95,22 @@ export function createStateWriter({ transact }: Store, publishAll: boolean) {
           from json_to_recordset(${JSON.stringify(input.lifecycle)}::text::json)
             as l("triggerId" uuid, at timestamptz, state text, code text, "configVersion" bigint)
           order by 1, 2, 3, 4
-          on conflict do nothing)
-        select k.id::text as id, (select count(*) from stored) as stored, (select count(*) from published) as published
+          on conflict do nothing returning trigger_id, at, state, code)
+        select k.id::text as id, (select count(*) from stored) as stored, (select count(*) from published) as published,
+          (select json_agg(json_build_object('tenantId', t.tenant_id, 'triggerId', t.id, 'at', f.at, 'code', f.code,
+            'toolkit', t.toolkit, 'slug', t.slug)) from filed f join triggers t on t.id = f.trigger_id
+            where f.state = 'halted') as halted
         from known k`);
+      const halted = (rows[0]?.halted ?? []).map(({ tenantId, ...data }) => ({
+        tenantId,
+        type: 'dev.milkrun.trigger.halted' as const,
+        source: `/triggers/${data.triggerId}`,
+        id: `halted-${data.triggerId}-${iso(data.at)}`,
+        subject: data.triggerId,
+        data,
+        hops: null,
+      }));
+      await publishOwn(tx, publishAll, halted);
       if (Number(rows[0]?.published ?? 0) > 0) await notifyActivities(tx);
       return { known: new Set(rows.map(({ id }) => id)), stored: Number(rows[0]?.stored ?? 0) };
     });

@@ -620,17 +620,37 @@ const entries = {
     type: 'counter',
     unit: 'events',
     tags: {
-      origin: ['cron', 'at', 'manual', 'api', 'webhook', 'bus', 'poll', 'task'],
-      state: ['new', 'known', 'conflict'],
+      origin: ['cron', 'at', 'manual', 'api', 'webhook', 'bus', 'poll', 'task', 'own', 'collected', 'replay'],
+      state: ['new', 'known', 'conflict', 'refused'],
     },
     about: 'Events the router took. `known` ones were delivered again and started nothing new.',
   },
   'activity.events_dead': {
     type: 'counter',
     unit: 'events',
-    tags: { stage: ['decode', 'conflict', 'loop', 'start'] },
+    tags: { stage: ['decode', 'schema', 'conflict', 'loop', 'start'] },
     about:
       'Events put to dead letters, with their bytes. Zero in quiet times; look with `milkrun activities dead-letters`.',
+  },
+  'activity.events_collected': {
+    type: 'counter',
+    unit: 'events',
+    tags: { to: ['collect', 'run'] },
+    about:
+      'Events that were not one run each: collected by debounce or batch, or handed to a run by `deliver: signal`.',
+  },
+  'activity.events_delivered': {
+    type: 'counter',
+    unit: 'events',
+    tags: {},
+    about: 'Events an open run took and planned tasks for.',
+  },
+  'activity.webhook_deliveries': {
+    type: 'counter',
+    unit: 'deliveries',
+    tags: { result: ['taken', 'signature', 'timestamp'] },
+    about:
+      'Deliveries to webhooks. `signature`: the secret does not fit, or there is no such webhook; `timestamp`: too old.',
   },
   'activity.bus_holds': {
     type: 'counter',

@@ -135,6 +135,67 @@ export function activitiesCommand(io: Io): Command {
       show(context, await context.api().send('POST', '/activity-events', { events: [event] }));
     });
   group
+    .command('events')
+    .description('stored events, newest first')
+    .addOption(limitOption())
+    .option('--type <type>', 'of one type')
+    .action(async ({ limit, type }: { limit: number; type?: string }, command: Command) => {
+      const context = contextOf(io, command);
+      const rows = await context.api().list('/activity-events', { limit, ...(type === undefined ? {} : { type }) });
+      showList(context, rows, ['key', 'id', 'type', 'origin', 'received_at']);
+    });
+  group
+    .command('event')
+    .argument('<key>', 'key of an event')
+    .description('one event with what each activity made of it, and its runs')
+    .action(async (key: string, _, command: Command) => {
+      const context = contextOf(io, command);
+      show(context, await context.api().get(idPath('/activity-events', key)));
+    });
+  group
+    .command('replay')
+    .argument('<name>', 'id or slug')
+    .description('run stored events again; shows them, unless --yes is given')
+    .requiredOption('--from <time>', 'first instant, by time of receipt', timeOf)
+    .option('--to <time>', 'before this instant', timeOf)
+    .option('--type <types...>', 'of these types')
+    .option('--key <keys...>', 'these events alone')
+    .option('--where <cel>', 'a condition over event')
+    .option('--again', 'also events that have a run')
+    .option('--max <n>', 'how many at most', numberFrom(1, 1_000), 100)
+    .option('--yes', 'do it')
+    .action(async (name: string, given: ReplayOptions, command: Command) => {
+      const context = contextOf(io, command);
+      const { from, to, type, key, where, again, max, yes } = given;
+      const body = {
+        from,
+        max,
+        only_missing: again === undefined,
+        dry_run: yes === undefined,
+        ...(to === undefined ? {} : { to }),
+        ...(type === undefined ? {} : { types: type }),
+        ...(key === undefined ? {} : { keys: key }),
+        ...(where === undefined ? {} : { where }),
+      };
+      show(context, await context.api().send('POST', idPath(BASE, name, 'replay'), body));
+    });
+  for (const verb of ['retry', 'discard'] as const) {
+    group
+      .command(`${verb}-all`)
+      .description(`${verb} dead letters by stage and time; shows them, unless --yes is given`)
+      .option('--stage <stage>', 'such as schema')
+      .option('--from <time>', 'by when they came last', timeOf)
+      .option('--to <time>', 'before this instant', timeOf)
+      .option('--max <n>', 'how many at most', numberFrom(1, 1_000), 100)
+      .option('--yes', 'do it')
+      .action(async ({ yes, ...filter }: { yes?: true; max: number }, command: Command) => {
+        const context = contextOf(io, command);
+        const body = { ...filter, dry_run: yes === undefined };
+        show(context, await context.api().send('POST', `/activity-dead-letters/${verb}`, body));
+      });
+  }
+  group.addCommand(eventTypesCommand(io));
+  group
     .command('dead-letters')
     .description('events that could not be delivered')
     .addOption(limitOption())
@@ -178,6 +239,105 @@ export function activitiesCommand(io: Io): Command {
       showList(context, rows, ['verb', 'schedule', 'slug', 'why']);
       if (errors.length > 0)
         throw new CommandFailed(`${errors.length} schedules could not be brought into step`, EXIT.failure);
+    });
+  return group;
+}
+
+interface ReplayOptions {
+  readonly from: string;
+  readonly to?: string;
+  readonly type?: string[];
+  readonly key?: string[];
+  readonly where?: string;
+  readonly again?: true;
+  readonly max: number;
+  readonly yes?: true;
+}
+
+function eventTypesCommand(io: Io): Command {
+  const TYPES = '/activity-event-types';
+  const group = new Command('types').description('event types: their schemas, and whether they are approved');
+  group
+    .command('list')
+    .description('list event types')
+    .addOption(limitOption())
+    .action(async ({ limit }: { limit: number }, command: Command) => {
+      const context = contextOf(io, command);
+      showList(context, await context.api().list(TYPES, { limit }), ['type', 'state', 'owner', 'version']);
+    });
+  group
+    .command('show')
+    .argument('<type>', 'name of a type')
+    .description('one event type with its schema')
+    .action(async (type: string, _, command: Command) => {
+      const context = contextOf(io, command);
+      show(context, await context.api().get(idPath(TYPES, type)));
+    });
+  group
+    .command('put')
+    .argument('<type>', 'name of a type')
+    .argument('<json>', 'state, schema, example, owner, description; or - for standard input')
+    .description('register an event type, or change it')
+    .action(async (type: string, text: string, _, command: Command) => {
+      const context = contextOf(io, command);
+      const body = asRecord(await jsonOf(io, 'the event type', text));
+      show(context, await context.api().send('PUT', idPath(TYPES, type), body));
+    });
+  group
+    .command('delete')
+    .argument('<types...>', 'names of types')
+    .description('forget event types; their events stay')
+    .action(async (types: string[], _, command: Command) => {
+      const context = contextOf(io, command);
+      await forEachId(context, types, 'deleted', (type) => context.api().send('DELETE', idPath(TYPES, type)));
+    });
+  return group;
+}
+
+export function webhooksCommand(io: Io): Command {
+  const group = new Command('webhooks').description('addresses at which providers deliver signed events');
+  group
+    .command('list')
+    .description('list webhooks')
+    .addOption(limitOption())
+    .action(async ({ limit }: { limit: number }, command: Command) => {
+      const context = contextOf(io, command);
+      showList(context, await context.api().list('/webhooks', { limit }), [
+        'id',
+        'slug',
+        'type',
+        'scheme',
+        'enabled',
+        'path',
+      ]);
+    });
+  group
+    .command('create')
+    .argument('<slug>', 'name of the webhook')
+    .requiredOption('--type <type>', 'type of its events')
+    .addOption(
+      new Option('--scheme <scheme>', 'how deliveries are signed').choices(['standard', 'github']).default('standard'),
+    )
+    .description('make a webhook; its secret is shown this once')
+    .action(async (slug: string, { type, scheme }: { type: string; scheme: string }, command: Command) => {
+      const context = contextOf(io, command);
+      show(context, await context.api().send('POST', '/webhooks', { slug, type, scheme }));
+    });
+  group
+    .command('rotate')
+    .argument('<id>', 'webhook id')
+    .description('a new secret; the old one is accepted for a day more')
+    .action(async (id: string, _, command: Command) => {
+      const context = contextOf(io, command);
+      show(context, await context.api().send('POST', idPath('/webhooks', id, 'rotate'), {}));
+    });
+  group
+    .command('delete')
+    .argument('<ids...>', 'webhook ids')
+    .description('delete webhooks')
+    .action(async (ids: string[], _, command: Command) => {
+      const context = contextOf(io, command);
+      await forEachId(context, ids, 'deleted', (id) => context.api().send('DELETE', idPath('/webhooks', id)));
     });
   return group;
 }

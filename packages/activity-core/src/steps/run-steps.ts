@@ -6,13 +6,13 @@ import { WorkflowNotFoundError } from '@temporalio/client';
 import { closingStatus, toleratedOf } from '../closing.ts';
 import type { ActivityDefinition } from '../definition.ts';
 import { durationMs } from '../duration.ts';
-import { taskIdOf } from '../ids.ts';
 import { ACTIVITY_QUEUES } from '../names.ts';
 import { decideOpen } from '../open-run.ts';
-import { PlanFailed, type PlannedTask, planTasks } from '../plan.ts';
 import type { OpenStepInput, RunPlanOfWork, RunSteps } from '../run-types.ts';
-import { definitionOf, resolveSource, runRoots } from './context.ts';
+import { definitionOf, resolveSource } from './context.ts';
 import type { RunDeps } from './deps.ts';
+import { createInboxSteps } from './inbox-steps.ts';
+import { newTask, planOf } from './planning.ts';
 
 const OPEN_TASKS = 5_000;
 
@@ -46,6 +46,8 @@ export function createRunSteps(deps: RunDeps): RunSteps {
   }
 
   return {
+    ...createInboxSteps(deps),
+
     async openRun(input) {
       const opened = await store.openRun({ ...toOpen(input), runId: uuidv7(clock, rng) }, (facts) =>
         decideOpen(facts, input),
@@ -144,32 +146,6 @@ export function createRunSteps(deps: RunDeps): RunSteps {
   };
 }
 
-/** The plan, or a failure that no further try can change. */
-function planOf(run: RunRecord, context: Readonly<Record<string, unknown>>) {
-  try {
-    return planTasks(definitionOf(run), { ...runRoots(run), context });
-  } catch (error) {
-    if (!(error instanceof PlanFailed)) throw error;
-    throw ApplicationFailure.create({
-      type: `plan.${error.code}`,
-      message: error.message,
-      nonRetryable: true,
-      cause: error,
-    });
-  }
-}
-
-function newTask(runId: string, task: PlannedTask): NewTask {
-  const { params, type } = task;
-  const dueIn = (params as { due_in?: string }).due_in;
-  return {
-    ...task,
-    taskId: taskIdOf(runId, task.ruleId, task.itemKey),
-    mode: type === 'human' ? 'human' : 'auto',
-    dueInMs: type === 'human' && dueIn !== undefined ? durationMs(dueIn) : null,
-  };
-}
-
 const toOpen = ({ activityId, workflowId, temporalRunId, scheduledFor, trigger }: OpenStepInput) => ({
   activityId,
   workflowId,
@@ -178,6 +154,7 @@ const toOpen = ({ activityId, workflowId, temporalRunId, scheduledFor, trigger }
   origin: trigger.origin,
   eventKey: trigger.eventKey,
   version: trigger.version,
+  inboxKey: trigger.inbox ?? null,
 });
 
 function planOfWork(runId: string, definition: ActivityDefinition, taskQueue: string): RunPlanOfWork {

@@ -4,6 +4,7 @@
  * Decisions stay with the caller: where one has to be taken under a lock it is handed in as a pure function and called
  * inside the transaction, at most once for each try of it.
  */
+import type { InboxStore } from './inbox-store.ts';
 
 export type RunStatus =
   | 'queued'
@@ -32,6 +33,8 @@ export interface OpenRunInput {
   readonly eventKey: string | null;
   /** Of the match; null: the current one. */
   readonly version: number | null;
+  /** Key of the events that are handed to the run while it is open; null: none are. */
+  readonly inboxKey: string | null;
 }
 
 /** What is known when a run is opened, read under the lock of its activity. */
@@ -71,7 +74,18 @@ export interface NewEvent {
   readonly id: string;
   readonly type: string;
   readonly time: string | null;
-  readonly origin: 'cron' | 'at' | 'manual' | 'api' | 'webhook' | 'bus' | 'poll' | 'task';
+  readonly origin:
+    | 'cron'
+    | 'at'
+    | 'manual'
+    | 'api'
+    | 'webhook'
+    | 'bus'
+    | 'poll'
+    | 'task'
+    | 'own'
+    | 'collected'
+    | 'replay';
   /** JSON text. */
   readonly record: string;
 }
@@ -119,6 +133,7 @@ export interface RunRecord {
   readonly dryRun: boolean;
   /** Null until planned. */
   readonly tasksPlanned: number | null;
+  readonly inboxKey: string | null;
 }
 
 export interface NewTask {
@@ -199,7 +214,7 @@ export interface ClosedRun {
   readonly waiting: readonly RunHolder[];
 }
 
-export interface ActivityStore {
+export interface ActivityStore extends InboxStore {
   /** Opens the run of a workflow, once: a repeat answers what was opened before. Null: no such activity. */
   openRun(input: OpenRunInput, decide: (facts: OpenRunFacts) => OpenRunDecision): Promise<OpenedRun | null>;
   admitRun(input: AdmitInput): Promise<Admission>;
@@ -207,6 +222,7 @@ export interface ActivityStore {
   run(runId: string): Promise<RunRecord | null>;
   /** `value`: JSON text. A repeat replaces it, until the run is planned. */
   saveContext(runId: string, name: string, value: string): Promise<void>;
+  /** Sources that were resolved; once the run is planned, those of its snapshot. */
   context(runId: string): Promise<Readonly<Record<string, unknown>>>;
   /** The last events of a type, newest first, and how many there were. */
   recentEvents(

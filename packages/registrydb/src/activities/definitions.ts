@@ -275,8 +275,10 @@ const textArray = (values: readonly string[]): SQL =>
 const missing = (name: string): RegistryProblem => new RegistryProblem('not_found', `no activity ${name}`);
 
 async function lock(tx: Transaction, tenantId: string, id: string): Promise<Row> {
-  const [row] = await tx.execute<Row>(sql`
-    ${SELECT} where d.id = ${id}::uuid and d.tenant_id = ${tenantId} and d.deleted_at is null for update of d`);
+  // Locked by a statement of its own: one that waited for another edit would not see the version that edit has made.
+  const own = sql`d.id = ${id}::uuid and d.tenant_id = ${tenantId} and d.deleted_at is null`;
+  await tx.execute(sql`select 1 from activity_definitions d where ${own} for update`);
+  const [row] = await tx.execute<Row>(sql`${SELECT} where ${own}`);
   if (row === undefined) throw missing(id);
   return row;
 }

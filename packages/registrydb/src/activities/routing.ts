@@ -1,10 +1,11 @@
 /** Events on their way to activities: stored once, matched with what is current, and what could not be delivered. */
-import type { Candidate, DeadLetterInput, MatchNote, OutboxEvent, RouterStore } from '@milkrun/core';
+import type { Candidate, DeadLetterInput, MatchNote, OutboxEvent, RegisteredType, RouterStore } from '@milkrun/core';
 import { type Clock, type Rng, uuidv7 } from '@milkrun/core';
 import { sql } from 'drizzle-orm';
 import { record } from '../audit.ts';
 import type { Store } from '../database.ts';
 import { type Actor, RegistryProblem } from '../problem.ts';
+import { createInboxWriter } from './inbox.ts';
 import { insertEvent } from './runs.ts';
 import { notifyActivities } from './scheduling.ts';
 
@@ -28,6 +29,14 @@ export interface DeadLetterView {
   readonly raw: string;
 }
 
+interface LetterFilter {
+  readonly limit: number;
+  readonly stage?: string | undefined;
+  /** RFC 3339, by when they came last: from included, to excluded. */
+  readonly from?: string | undefined;
+  readonly to?: string | undefined;
+}
+
 /** What people do with events on their way. */
 export interface EventDesk {
   list(
@@ -37,14 +46,23 @@ export interface EventDesk {
   /** Puts the event on the outbox again, as it is or with another record (JSON text). */
   retry(actor: Actor, id: string, edited?: { readonly key: string; readonly record: string }): Promise<void>;
   discard(actor: Actor, id: string, reason: string | undefined): Promise<void>;
+  /** Open ones, oldest first, at most `limit`. */
+  select(tenantId: string, filter: LetterFilter): Promise<readonly string[]>;
   /** Puts events on the outbox, all or none; one that waits there already is not put twice. */
   publish(tenantId: string, events: readonly { readonly key: string; readonly record: string }[]): Promise<void>;
 }
 
-export function createRouterStore({ db, transact }: Store, clock: Clock, rng: Rng): RouterStore {
+export function createRouterStore(store: Store, clock: Clock, rng: Rng): RouterStore {
+  const { db, transact } = store;
   return {
-    receive: (tenantId, event) =>
+    ...createInboxWriter(store),
+
+    receive: (tenantId, event, refuse) =>
       transact(async (tx) => {
+        const [registered] = await tx.execute<{ state: RegisteredType['state']; schema: string | null }>(sql`
+          select state, schema::text from event_types where tenant_id = ${tenantId} and type = ${event.type}`);
+        const reason = refuse(registered ?? null);
+        if (reason !== undefined) return { state: 'refused', reason };
         const isNew = await insertEvent(tx, tenantId, event);
         let state: 'new' | 'known' | 'conflict' = 'new';
         if (!isNew) {
@@ -118,6 +136,16 @@ export function createEventDesk({ db, transact }: Store): EventDesk {
         eventKey: event_key,
         raw: Buffer.from(raw).toString(),
       }));
+    },
+    async select(tenantId, { limit, stage, from, to }) {
+      const where = [sql`tenant_id = ${tenantId}`, sql`resolved_at is null`];
+      if (stage !== undefined) where.push(sql`stage = ${stage}`);
+      if (from !== undefined) where.push(sql`last_at >= ${from}::timestamptz`);
+      if (to !== undefined) where.push(sql`last_at < ${to}::timestamptz`);
+      const rows = await db.execute<{ id: string }>(
+        sql`select id::text from dead_letters where ${sql.join(where, sql` and `)} order by id limit ${limit}`,
+      );
+      return rows.map(({ id }) => id);
     },
     retry: (actor, id, edited) =>
       transact(async (tx) => {

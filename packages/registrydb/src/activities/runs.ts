@@ -16,6 +16,7 @@ import type {
 import { type SQL, sql } from 'drizzle-orm';
 import { iso, isoOrNull, type Store, type Transaction } from '../database.ts';
 import { readCounts } from './counts.ts';
+import { hopsIn, missedTick, publishOwn, publishStored } from './own-events.ts';
 
 /** Advisory locks of the places of a concurrency key. */
 const PLACES_LOCK = 7110;
@@ -41,7 +42,8 @@ interface OpenedRow extends Record<string, unknown> {
   spec: string;
 }
 
-export function createRunStore({ db, transact }: Store) {
+/** `publishAll`: own events go to the outbox though no activity waits for them. */
+export function createRunStore({ db, transact }: Store, publishAll: boolean) {
   async function insertRun(
     tx: Transaction,
     input: OpenRunInput,
@@ -53,13 +55,14 @@ export function createRunStore({ db, transact }: Store) {
     const rows = await tx.execute(sql`
       insert into activity_runs (run_id, activity_id, tenant_id, version_used, dedupe_key, origin, event_key, scheduled_for,
         window_start, window_end, missed_count, admitted_at, finished_at, status, reason, concurrency_key, event, dry_run,
-        workflow_id, temporal_run_id)
+        workflow_id, temporal_run_id, inbox_key)
       values (${input.runId}::uuid, ${input.activityId}::uuid, ${tenant_id}, ${version}, ${decision.dedupeKey}, ${input.origin},
         ${decision.newEvent?.key ?? input.eventKey}, ${input.scheduledFor}::timestamptz,
         ${isoOf(decision.window?.startMs)}::timestamptz, ${isoOf(decision.window?.endMs)}::timestamptz,
         ${decision.window?.missedCount ?? 0}, case when ${as.status} = 'running' then statement_timestamp() end,
         case when ${ended}::boolean then statement_timestamp() end, ${as.status}, ${as.reason}, ${decision.concurrencyKey},
-        ${decision.event}::text::jsonb, ${decision.dryRun}, ${input.workflowId}, ${input.temporalRunId})
+        ${decision.event}::text::jsonb, ${decision.dryRun}, ${input.workflowId}, ${input.temporalRunId},
+        ${input.inboxKey})
       on conflict (activity_id, dedupe_key) where status not in ('missed', 'coalesced', 'duplicate', 'skipped') do nothing
       returning 1`);
     return rows.length > 0;
@@ -68,7 +71,9 @@ export function createRunStore({ db, transact }: Store) {
   return {
     openRun: (input: OpenRunInput, decide: (facts: OpenRunFacts) => OpenRunDecision): Promise<OpenedRun | null> =>
       transact(async (tx) => {
-        // 1. The lock of the activity: runs of it are opened one after the other, and the mark moves with them.
+        // 1. The lock of the activity: runs of it are opened one after the other, and the mark moves with them. It is a statement
+        // of its own: one that waited for an edit would not see the version that edit has made.
+        await tx.execute(sql`select 1 from activity_definitions where id = ${input.activityId}::uuid for update`);
         const [row] = await tx.execute<DefinitionRow>(sql`
           select d.tenant_id, d.slug, v.version, v.spec, d.enabled, d.status,
             floor(extract(epoch from d.covered_at) * 1000) as covered_ms,
@@ -76,8 +81,7 @@ export function createRunStore({ db, transact }: Store) {
             (select record from activity_events e where e.tenant_id = d.tenant_id and e.key = ${input.eventKey}) as event
           from activity_definitions d
           join activity_versions v on v.activity_id = d.id and v.version = coalesce(${input.version}::int, d.version)
-          where d.id = ${input.activityId}::uuid and d.deleted_at is null
-          for update of d`);
+          where d.id = ${input.activityId}::uuid and d.deleted_at is null`);
         // 2. A repeat answers what was opened before.
         const before = await findOpened(tx, input);
         if (before !== undefined) return openedOf(before);
@@ -92,10 +96,22 @@ export function createRunStore({ db, transact }: Store) {
           nowMs: Number(row.now_ms),
           event: row.event,
         });
-        if (decision.newEvent !== null) await insertEvent(tx, row.tenant_id, decision.newEvent);
-        // 3. The key lets one effective run through; another with the same key is a duplicate and says so.
-        if (!(await insertRun(tx, input, row, decision, decision))) {
+        if (decision.newEvent !== null) {
+          await insertEvent(tx, row.tenant_id, decision.newEvent);
+          await publishStored(tx, publishAll, row.tenant_id, decision.newEvent);
+        }
+        // 3. The key lets one effective run through; another with the same key is a duplicate and says so. So is one for an
+        // event that was handed to a run before.
+        const isFree =
+          input.inboxKey === null ||
+          input.eventKey === null ||
+          (await takeEvent(tx, input.activityId, input.eventKey, input.runId));
+        if (!isFree || !(await insertRun(tx, input, row, decision, decision))) {
           await insertRun(tx, input, row, decision, { status: 'duplicate', reason: 'a run with the same key exists' });
+        }
+        if (decision.status === 'missed' && input.scheduledFor !== null) {
+          const reason = decision.reason ?? '';
+          await publishOwn(tx, publishAll, [missedTick({ ...input, tenantId: row.tenant_id, slug: row.slug, reason })]);
         }
         if (decision.coveredMs !== null) {
           await tx.execute(sql`
@@ -153,9 +169,10 @@ export function createRunStore({ db, transact }: Store) {
         scheduled_for: string | null;
         dry_run: boolean;
         tasks_planned: number | null;
+        inbox_key: string | null;
       }>(sql`
         select r.activity_id::text, r.tenant_id, d.slug, r.version_used, v.spec, r.status, r.event, r.event_key, r.fired_at,
-          r.scheduled_for, r.dry_run, r.tasks_planned
+          r.scheduled_for, r.dry_run, r.tasks_planned, r.inbox_key
         from activity_runs r join activity_definitions d on d.id = r.activity_id
         join activity_versions v on v.activity_id = r.activity_id and v.version = r.version_used
         where r.run_id = ${runId}::uuid`);
@@ -174,6 +191,7 @@ export function createRunStore({ db, transact }: Store) {
         scheduledFor: isoOrNull(row.scheduled_for),
         dryRun: row.dry_run,
         tasksPlanned: row.tasks_planned,
+        inboxKey: row.inbox_key,
       };
     },
 
@@ -185,8 +203,13 @@ export function createRunStore({ db, transact }: Store) {
           status: RunStatus;
           truncated: boolean;
           dry_run: boolean;
+          tenant_id: string;
+          slug: string;
+          version_used: number;
+          event: Record<string, unknown>;
         }>(sql`
-          select r.activity_id::text, r.concurrency_key, r.status, r.truncated, r.dry_run from activity_runs r
+          select r.activity_id::text, r.concurrency_key, r.status, r.truncated, r.dry_run, r.tenant_id, d.slug, r.version_used,
+            r.event from activity_runs r
           join activity_definitions d on d.id = r.activity_id where r.run_id = ${runId}::uuid for update`);
         if (run === undefined) throw new Error(`no run ${runId}`);
         const counts = await readCounts(tx, runId);
@@ -201,6 +224,20 @@ export function createRunStore({ db, transact }: Store) {
             tasks_failed = ${counts.failed}, error = ${error}::text::jsonb
           where run_id = ${runId}::uuid`);
         const tripped = run.dry_run ? false : await countFailure(tx, run.activity_id, status, failuresMax);
+        if (!run.dry_run) {
+          const { activity_id: activityId, tenant_id: tenantId, slug } = run;
+          const source = `/activities/${activityId}`;
+          const shared = { tenantId, source, subject: slug, hops: hopsIn(run.event) };
+          const about = { activityId, slug, version: run.version_used, runId, status };
+          const tasks = { planned: counts.planned, done: counts.done, failed: counts.failed };
+          const code = ended?.code ?? null;
+          const finished = { type: 'dev.milkrun.run.finished', id: `run-${runId}` } as const;
+          const trip = { type: 'dev.milkrun.activity.tripped', id: `tripped-${runId}` } as const;
+          await publishOwn(tx, publishAll, [
+            { ...shared, ...finished, data: { ...about, tasks, code } },
+            ...(tripped ? [{ ...shared, ...trip, data: about }] : []),
+          ]);
+        }
         return { status, counts, tripped, waiting };
       }),
   };
@@ -305,6 +342,19 @@ const openedOf = ({ run_id, status, reason, version_used, spec }: OpenedRow): Op
   version: version_used,
   spec,
 });
+
+/** False: it was taken before. */
+export async function takeEvent(
+  tx: Transaction,
+  activityId: string,
+  eventKey: string,
+  runId: string,
+): Promise<boolean> {
+  const rows = await tx.execute(sql`
+    update activity_inbox set taken_by = ${runId} where activity_id = ${activityId}::uuid and event_key = ${eventKey}
+      and taken_by is null returning 1`);
+  return rows.length > 0;
+}
 
 /** Stores an event once; false: it was there. */
 export async function insertEvent(tx: Transaction, tenantId: string, event: NewEvent): Promise<boolean> {

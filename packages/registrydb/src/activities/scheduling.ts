@@ -1,7 +1,8 @@
 /** Schedules and commands: what the orchestrator keeps in step with Temporal. */
 import type { ActivityCommand, ScheduledActivity, ScheduleStore } from '@milkrun/core';
 import { sql } from 'drizzle-orm';
-import type { Runner, Store } from '../database.ts';
+import { iso, type Runner, type Store } from '../database.ts';
+import { missedTick, publishOwn } from './own-events.ts';
 
 const LEADER_LOCK = 7112;
 const CHANNEL = 'milkrun_activities';
@@ -34,7 +35,8 @@ interface ScheduledRow extends Record<string, unknown> {
   schedule_fingerprint: string | null;
 }
 
-export function createScheduleStore({ sql: connection, db, transact }: Store): ScheduleStore {
+/** `publishAll`: own events go to the outbox though no activity waits for them. */
+export function createScheduleStore({ sql: connection, db, transact }: Store, publishAll: boolean): ScheduleStore {
   return {
     async installation() {
       const [row] = await db.execute<{ feed_id: string }>(sql`select feed_id from feed_state`);
@@ -85,14 +87,19 @@ export function createScheduleStore({ sql: connection, db, transact }: Store): S
     noteMissed: (activityId, ticks, reason, coveredMs) =>
       transact(async (tx) => {
         const rows = ticks.map(({ nominalMs, dedupeKey }) => ({ at: isoOf(nominalMs), key: dedupeKey }));
-        await tx.execute(sql`
-          insert into activity_runs (run_id, activity_id, tenant_id, version_used, dedupe_key, origin, scheduled_for, finished_at,
+        const missed = await tx.execute<{ tenant_id: string; slug: string; scheduled_for: string }>(sql`
+          with rows as (insert into activity_runs (run_id, activity_id, tenant_id, version_used, dedupe_key, origin, scheduled_for, finished_at,
             status, reason, event, workflow_id, temporal_run_id)
           select gen_random_uuid(), d.id, d.tenant_id, d.version, g.key, 'cron', g.at, statement_timestamp(), 'missed',
             ${reason}, '{}', 'missed-' || d.id || '-' || g.at, g.key
           from json_to_recordset(${JSON.stringify(rows)}::text::json) as g(at timestamptz, key text), activity_definitions d
           where d.id = ${activityId}::uuid
-          on conflict (workflow_id, temporal_run_id) do nothing`);
+          on conflict (workflow_id, temporal_run_id) do nothing returning activity_id, scheduled_for)
+          select d.tenant_id, d.slug, r.scheduled_for from rows r join activity_definitions d on d.id = r.activity_id`);
+        const own = missed.map(({ tenant_id: tenantId, slug, scheduled_for }) =>
+          missedTick({ tenantId, activityId, slug, scheduledFor: iso(scheduled_for), reason }),
+        );
+        await publishOwn(tx, publishAll, own);
         await tx.execute(sql`
           update activity_definitions set covered_at = greatest(covered_at, ${isoOf(coveredMs)}::timestamptz)
           where id = ${activityId}::uuid and covered_at is not null`);

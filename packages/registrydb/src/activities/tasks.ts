@@ -3,6 +3,7 @@ import type { NewTask, PlannedTaskRef, TaskCounts, TaskOutcome, TaskRecord, Task
 import { sql } from 'drizzle-orm';
 import type { Store, Transaction } from '../database.ts';
 import { readCounts } from './counts.ts';
+import { hopsIn, type OwnEvent, publishOwn } from './own-events.ts';
 
 /** Advisory lock under which the unique keys of an activity are given out. */
 const KEYS_LOCK = 7111;
@@ -25,7 +26,8 @@ interface TaskRow extends Record<string, unknown> {
   event: Record<string, unknown>;
 }
 
-export function createTaskStore({ db, transact }: Store) {
+/** `publishAll`: own events go to the outbox though no activity waits for them. */
+export function createTaskStore({ db, transact }: Store, publishAll: boolean) {
   return {
     async saveContext(runId: string, name: string, value: string): Promise<void> {
       await db.execute(sql`
@@ -34,10 +36,10 @@ export function createTaskStore({ db, transact }: Store) {
     },
 
     async context(runId: string): Promise<Readonly<Record<string, unknown>>> {
-      const rows = await db.execute<{ name: string; value: unknown }>(
-        sql`select name, value from activity_context where run_id = ${runId}::uuid`,
-      );
-      return Object.fromEntries(rows.map(({ name, value }) => [name, value]));
+      const [row] = await db.execute<{ context: Record<string, unknown> | null }>(sql`
+        select coalesce(r.context_snapshot, (select jsonb_object_agg(name, value) from activity_context c
+          where c.run_id = r.run_id)) as context from activity_runs r where r.run_id = ${runId}::uuid`);
+      return row?.context ?? {};
     },
 
     async recentEvents(
@@ -62,9 +64,8 @@ export function createTaskStore({ db, transact }: Store) {
           select activity_id::text, dry_run, tasks_planned from activity_runs where run_id = ${runId}::uuid for update`);
         if (run === undefined) throw new Error(`no run ${runId}`);
         if (run.tasks_planned !== null) return readCounts(tx, runId);
-        const taken = await takenKeys(tx, run.activity_id, plan.tasks);
-        const rows = plan.tasks.map((task) => ({ ...task, ...startOf(task, taken, run.dry_run) }));
-        await insertTasks(tx, runId, rows);
+        const rows = await placeTasks(tx, run, plan.tasks);
+        await insertTasks(tx, runId, rows, null);
         const spawned = rows.filter(({ status }) => status !== 'suppressed').length;
         await tx.execute(sql`
           update activity_runs set tasks_planned = ${rows.length}, tasks_spawned = ${run.dry_run ? 0 : spawned},
@@ -102,7 +103,9 @@ export function createTaskStore({ db, transact }: Store) {
         from activity_runs r
         where t.task_id = ${taskId} and r.run_id = t.run_id and t.status in ('planned', 'running', 'waiting')
         returning t.task_id, t.run_id::text, t.activity_id::text, t.tenant_id, t.rule_id, t.position, t.type, t.title, t.params,
-          t.labels, t.status, t.timeout_ms, t.attempts_max, t.event_key, r.event`);
+          t.labels, t.status, t.timeout_ms, t.attempts_max, t.event_key,
+          case when t.event_key is not distinct from r.event_key then r.event else coalesce((select e.record::jsonb
+            from activity_events e where e.tenant_id = t.tenant_id and e.key = t.event_key), r.event) end as event`);
       return row === undefined ? null : recordOf(row);
     },
 
@@ -111,21 +114,25 @@ export function createTaskStore({ db, transact }: Store) {
       return row?.status ?? null;
     },
 
-    async finishTask(
+    finishTask: (
       taskId: string,
       { status, result, error, externalRef, publish }: TaskOutcome,
-    ): Promise<{ readonly type: string } | null> {
-      const [row] = await db.execute<TaskRow>(sql`
+    ): Promise<{ readonly type: string } | null> =>
+      transact(async (tx) => {
+        const [row] = await tx.execute<EndedTask>(sql`
         with ended as (update activity_tasks set status = ${status}, result = ${JSON.stringify(result ?? null)}::text::jsonb,
           error = ${error === null ? null : JSON.stringify(error)}::text::jsonb, external_ref = ${externalRef},
           finished_at = statement_timestamp()
-        where task_id = ${taskId} and status in ('planned', 'running', 'waiting') returning type, tenant_id),
+        where task_id = ${taskId} and status in ('planned', 'running', 'waiting') returning *),
         published as (insert into activity_outbox (tenant_id, key, record)
           select tenant_id, ${publish?.key ?? null}, ${publish?.record ?? null} from ended
           where ${publish !== undefined}::boolean on conflict (tenant_id, key) do nothing)
-        select type from ended`);
-      return row === undefined ? null : { type: row.type };
-    },
+        select e.type, e.tenant_id, e.task_id, e.run_id::text, e.activity_id::text, e.rule_id, e.title, e.status, d.slug, r.event
+        from ended e join activity_runs r on r.run_id = e.run_id join activity_definitions d on d.id = e.activity_id`);
+        if (row === undefined) return null;
+        await publishOwn(tx, publishAll, [finishedTask(row)]);
+        return { type: row.type };
+      }),
 
     async cancelPlanned(runId: string): Promise<number> {
       const rows = await db.execute(sql`
@@ -150,6 +157,44 @@ async function takenKeys(tx: Transaction, activityId: string, tasks: readonly Ne
   return new Map(rows.map(({ unique_key, task_id }) => [unique_key, task_id]));
 }
 
+/** A task that has ended, with what its event says of it. */
+export interface EndedTask extends Record<string, unknown> {
+  task_id: string;
+  run_id: string;
+  activity_id: string;
+  tenant_id: string;
+  slug: string;
+  rule_id: string;
+  type: string;
+  title: string;
+  status: TaskStatus;
+  event: Record<string, unknown>;
+}
+
+export function finishedTask(task: EndedTask): OwnEvent {
+  const { task_id: taskId, run_id: runId, activity_id: activityId, rule_id: ruleId } = task;
+  const { tenant_id: tenantId, slug, type, title, status, event } = task;
+  return {
+    tenantId,
+    type: 'dev.milkrun.task.finished',
+    source: `/activities/${activityId}`,
+    id: `finished-${taskId}`,
+    subject: slug,
+    data: { activityId, slug, runId, taskId, ruleId, type, title, status },
+    hops: hopsIn(event),
+  };
+}
+
+/** How each task of a plan begins: planned, or suppressed by one that holds its unique key. */
+export async function placeTasks(
+  tx: Transaction,
+  run: { readonly activity_id: string; readonly dry_run: boolean },
+  tasks: readonly NewTask[],
+): Promise<(NewTask & Start)[]> {
+  const taken = await takenKeys(tx, run.activity_id, tasks);
+  return tasks.map((task) => ({ ...task, ...startOf(task, taken, run.dry_run) }));
+}
+
 interface Start {
   readonly status: TaskStatus;
   readonly suppressedBy: string | null;
@@ -165,13 +210,19 @@ function startOf({ taskId, uniqueKey }: NewTask, taken: Map<string, string>, dry
   return { status: 'planned', suppressedBy: null, externalRef: null };
 }
 
-async function insertTasks(tx: Transaction, runId: string, rows: readonly (NewTask & Start)[]): Promise<void> {
+/** `eventKey`: of the event they are for; null: the run's own. */
+export async function insertTasks(
+  tx: Transaction,
+  runId: string,
+  rows: readonly (NewTask & Start)[],
+  eventKey: string | null,
+): Promise<void> {
   if (rows.length === 0) return;
   await tx.execute(sql`
     insert into activity_tasks (task_id, run_id, activity_id, tenant_id, version_used, event_key, rule_id, item_key, position,
       type, mode, title, params, labels, unique_key, unique_until, status, suppressed_by, timeout_ms, attempts_max,
       external_ref, due_at, finished_at)
-    select g."taskId", r.run_id, r.activity_id, r.tenant_id, r.version_used, r.event_key, g."ruleId", g."itemKey", g.position,
+    select g."taskId", r.run_id, r.activity_id, r.tenant_id, r.version_used, coalesce(${eventKey}::text, r.event_key), g."ruleId", g."itemKey", g.position,
       g.type, g.mode, g.title, g.params, array(select json_array_elements_text(g.labels)),
       case when r.dry_run then null else g."uniqueKey" end,
       case when r.dry_run then null else statement_timestamp() + make_interval(secs => g."uniqueForMs" / 1000.0) end,

@@ -4,8 +4,10 @@ import { type SQL, sql } from 'drizzle-orm';
 import { record } from '../audit.ts';
 import type { Store } from '../database.ts';
 import { type Actor, RegistryProblem } from '../problem.ts';
+import { publishOwn } from './own-events.ts';
 import { insertEvent } from './runs.ts';
 import { insertCommands } from './scheduling.ts';
+import { type EndedTask, finishedTask } from './tasks.ts';
 
 interface RunFilter {
   readonly limit: number;
@@ -54,7 +56,8 @@ const TASK = sql`t.task_id, t.run_id, t.activity_id, t.rule_id, t.item_key, t.po
   t.unique_key, t.status, t.suppressed_by, t.attempts, t.external_ref, t.assignee, t.due_at, t.result, t.error, t.created_at,
   t.started_at, t.finished_at, t.version_used`;
 
-export function createActivityOperations({ db, transact }: Store): ActivityOperations {
+/** `publishAll`: own events go to the outbox though no activity waits for them. */
+export function createActivityOperations({ db, transact }: Store, publishAll: boolean): ActivityOperations {
   async function rows(query: SQL): Promise<JsonRow[]> {
     const found = await db.execute<{ row: JsonRow }>(sql`select to_jsonb(x) as row from (${query}) x`);
     return found.map(({ row }) => row);
@@ -132,16 +135,21 @@ export function createActivityOperations({ db, transact }: Store): ActivityOpera
           status === 'failed'
             ? JSON.stringify({ code: 'task.refused', message: reason ?? 'failed by a person' })
             : null;
-        const ended = await tx.execute(sql`
-          update activity_tasks set status = ${status}, result = ${JSON.stringify(result ?? null)}::text::jsonb,
+        const ended = await tx.execute<EndedTask>(sql`
+          update activity_tasks t set status = ${status}, result = ${JSON.stringify(result ?? null)}::text::jsonb,
             error = ${error}::text::jsonb, finished_at = statement_timestamp()
-          where task_id = ${taskId} and tenant_id = ${actor.tenantId} and mode = 'human' and status in ('planned', 'waiting')
-          returning 1`);
-        if (ended.length === 0) {
+          from activity_runs r, activity_definitions d
+          where t.task_id = ${taskId} and t.tenant_id = ${actor.tenantId} and t.mode = 'human'
+            and t.status in ('planned', 'waiting') and r.run_id = t.run_id and d.id = t.activity_id
+          returning t.type, t.tenant_id, t.task_id, t.run_id::text, t.activity_id::text, t.rule_id, t.title, t.status, d.slug,
+            r.event`);
+        const [task] = ended;
+        if (task === undefined) {
           const { mode, status: now } = await taskOf(actor.tenantId, taskId);
           if (mode !== 'human') throw new RegistryProblem('conflict', 'the task is not one for a person');
           throw new RegistryProblem('conflict', `the task is ${String(now)}`);
         }
+        await publishOwn(tx, publishAll, [finishedTask(task)]);
         await insertCommands(tx, [{ kind: 'task_done', taskId }]);
         await record(tx, {
           actor,

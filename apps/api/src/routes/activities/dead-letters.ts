@@ -1,11 +1,11 @@
 /** Events that could not be delivered. */
 import { eventKeyOf, eventOf, recordOf } from '@milkrun/activity-core/definitions';
-import type { Registry } from '@milkrun/registrydb';
+import { type Registry, RegistryProblem } from '@milkrun/registrydb';
 import { z } from 'zod';
 import { actorOf, callerOf } from '../../access.ts';
-import { pageOf, pagingShape, positionOf, toPage, UUID, uuidParams } from '../../http-conventions.ts';
+import { pageOf, pagingShape, positionOf, reasonShape, toPage, UUID, uuidParams } from '../../http-conventions.ts';
 import type { App } from '../../server.ts';
-import { anyObject, READ, reasonBody, refusing, WRITE } from './common.ts';
+import { anyObject, instant, READ, reasonBody, refusing, WRITE } from './common.ts';
 
 export function deadLetterRoutes(app: App, { eventDesk }: Registry): void {
   app.get(
@@ -30,6 +30,37 @@ export function deadLetterRoutes(app: App, { eventDesk }: Registry): void {
       );
     },
   );
+  for (const verb of ['retry', 'discard'] as const) {
+    app.post(
+      `/activity-dead-letters/${verb}`,
+      {
+        config: WRITE,
+        schema: {
+          summary: `${verb === 'retry' ? 'Deliver many again' : 'Give many up'}: first as a dry run, which shows them`,
+          body: z.strictObject({
+            stage: z.enum(['decode', 'schema', 'conflict', 'loop', 'start']).optional(),
+            from: instant.optional().describe('By when they came last, included.'),
+            to: instant.optional().describe('Excluded.'),
+            max: z.int().min(1).max(1_000).default(100),
+            dry_run: z.boolean().default(true),
+            ...reasonShape,
+          }),
+          response: { 200: z.object({ ids: z.array(z.string()), dry_run: z.boolean() }) },
+        },
+      },
+      async (request) => {
+        const actor = actorOf(request);
+        const { max, dry_run, reason, ...filter } = request.body;
+        const ids = await eventDesk.select(actor.tenantId, { ...filter, limit: max });
+        const done: string[] = [];
+        for (const id of dry_run ? [] : ids) {
+          if (await isThere(verb === 'retry' ? eventDesk.retry(actor, id) : eventDesk.discard(actor, id, reason)))
+            done.push(id);
+        }
+        return { ids: dry_run ? [...ids] : done, dry_run };
+      },
+    );
+  }
   app.post(
     '/activity-dead-letters/:id/retry',
     {
@@ -61,4 +92,15 @@ export function deadLetterRoutes(app: App, { eventDesk }: Registry): void {
       return reply.code(204).send(null);
     },
   );
+}
+
+/** False: somebody else has seen to it meanwhile. */
+async function isThere(work: Promise<void>): Promise<boolean> {
+  try {
+    await work;
+    return true;
+  } catch (error) {
+    if (error instanceof RegistryProblem && error.kind === 'not_found') return false;
+    throw error;
+  }
 }
