@@ -45,8 +45,15 @@ interface Asked {
   readonly body: unknown;
 }
 
+type Steps = Record<string, (...given: never[]) => Promise<unknown>>;
+
+export interface ServerOptions {
+  /** Stands between Temporal and the steps. */
+  readonly wrap?: (steps: Steps) => Steps;
+}
+
 /** One database and one pair of workers for all scenes of a file: those are what takes time. A scene has its own tenant. */
-export async function openServer(address: string) {
+export async function openServer(address: string, { wrap = (steps) => steps }: ServerOptions = {}) {
   const connection = await Connection.connect({ address });
   const native = await NativeConnection.connect({ address });
   const client = new Client({ connection, identity: 'test' });
@@ -77,8 +84,8 @@ export async function openServer(address: string) {
   };
   const shared = { connection: native, workflowBundle, shutdownGraceTime: 100, shutdownForceTime: 2_000 };
   const workers = await Promise.all([
-    Worker.create({ ...shared, taskQueue: queues.runs, activities: { ...createRunSteps(deps) } }),
-    Worker.create({ ...shared, taskQueue: queues.tasks, activities: { ...createTaskSteps(deps) } }),
+    Worker.create({ ...shared, taskQueue: queues.runs, activities: wrap({ ...createRunSteps(deps) }) }),
+    Worker.create({ ...shared, taskQueue: queues.tasks, activities: wrap({ ...createTaskSteps(deps) }) }),
   ]);
   const ended = workers.map((worker) => worker.run().catch(() => undefined));
   return {
