@@ -43,7 +43,7 @@ const GROUPS: Readonly<Record<string, Group>> = {
   },
   statement: {
     sources: ['packages/workerdb/src/statements/commit.ts'],
-    tests: ['packages/workerdb/test/batch.pg.test.ts', 'packages/workerdb/test/commit.pg.test.ts'],
+    tests: ['packages/workerdb/test/batch.pg.test.ts'],
   },
 };
 

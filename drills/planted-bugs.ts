@@ -5,18 +5,19 @@
  * violation: it must follow the code it breaks.
  */
 import { execFile } from 'node:child_process';
-import { cpSync, mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync } from 'node:fs';
+import { cpSync, mkdtempSync, rmSync, symlinkSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join, relative } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { startPostgres } from '@milkrun/testkit';
-import type { Drill, DrillInput, DrillResult, Say } from './lib/index.ts';
+import { type Drill, type DrillInput, type DrillResult, type Say, UsageError } from './lib/index.ts';
+import { type FoundBy, plantedBugs } from './lib/planted-bugs.ts';
+import type { Planted } from './lib/scoreboard.ts';
 
 const ROOT = fileURLToPath(new URL('..', import.meta.url));
 /** What runs in the copy, by its path there. */
 const SEEDS = relative(ROOT, fileURLToPath(new URL('./lib/planted-seeds.ts', import.meta.url)));
 const CONTRACT = relative(ROOT, fileURLToPath(new URL('./lib/planted-contract.ts', import.meta.url)));
-const PATCHES = fileURLToPath(new URL('./planted-bugs/', import.meta.url));
 const LANES = 2;
 const CONTRACT_STEPS = 40;
 const CONTRACT_SEEDS_MAX = 60;
@@ -25,31 +26,9 @@ const CONTROL = { simulate: 20, contract: 3 };
 /** One bug may take so long; the promise is a number of seeds, this is only the end of waiting. */
 const PATIENCE_MS = 600_000;
 
-type By = 'simulate' | 'contract';
-
-interface Bug {
-  readonly name: string;
-  readonly rule: string;
-  readonly by: By;
-}
-
 interface Finding {
   readonly seeds: number;
   readonly finding?: string;
-}
-
-function bugsIn(folder: string): Bug[] {
-  return readdirSync(folder)
-    .filter((file) => file.endsWith('.patch'))
-    .toSorted()
-    .map((file) => {
-      const text = readFileSync(join(folder, file), 'utf8');
-      const rule = /^Rule: (.+)$/m.exec(text)?.[1];
-      const by = /^Found-by: (simulate|contract)$/m.exec(text)?.[1] as By | undefined;
-      if (rule === undefined || by === undefined)
-        throw new Error(`${file} must begin with "Rule: …" and "Found-by: …"`);
-      return { name: file.slice(0, -'.patch'.length), rule, by };
-    });
 }
 
 function command(
@@ -73,7 +52,7 @@ function scratch(): string {
   return folder;
 }
 
-async function search(folder: string, by: By, seeds: number, server: string): Promise<Finding> {
+async function search(folder: string, by: FoundBy, seeds: number, server: string): Promise<Finding> {
   const args =
     by === 'simulate'
       ? [SEEDS, '1', String(seeds), String(PATIENCE_MS)]
@@ -85,11 +64,13 @@ async function search(folder: string, by: By, seeds: number, server: string): Pr
   return JSON.parse(line) as Finding;
 }
 
-async function run({ count, log }: DrillInput): Promise<DrillResult> {
-  const bugs = bugsIn(PATCHES);
+async function run({ count, log, flags }: DrillInput): Promise<DrillResult> {
+  const { only } = flags;
+  if (only === true) throw new UsageError('--only takes a part of a name');
+  const bugs = plantedBugs().filter(({ name }) => only === undefined || name.includes(only));
   const server = await startPostgres();
   const folders = Array.from({ length: LANES }, scratch);
-  const table: Record<string, string> = {};
+  const table: Record<string, Planted> = {};
   const missed: string[] = [];
   const notApplied: string[] = [];
   try {
@@ -97,25 +78,25 @@ async function run({ count, log }: DrillInput): Promise<DrillResult> {
     const waiting = [...bugs];
     const lane = async (folder: string): Promise<void> => {
       for (let bug = waiting.shift(); bug !== undefined; bug = waiting.shift()) {
-        const patch = join(PATCHES, `${bug.name}.patch`);
-        const applied = await command('git', ['apply', patch], folder);
+        const applied = await command('git', ['apply', bug.patch], folder);
         if (applied.code !== 0) {
           notApplied.push(bug.name);
           log(`${bug.name}: the patch does not apply: ${applied.err.trim()}`);
           continue;
         }
         const { seeds, finding } = await search(folder, bug.by, count, server.url);
-        await command('git', ['apply', '--reverse', patch], folder);
+        await command('git', ['apply', '--reverse', bug.patch], folder);
         // A copy that does not run has found nothing.
         if (finding === undefined || seeds === 0) missed.push(bug.name);
-        table[bug.name] = finding === undefined || seeds === 0 ? `not in ${seeds}` : `${bug.by} ${seeds}`;
-        log(`${bug.name}: ${table[bug.name]} seeds; ${finding ?? 'nothing'}`);
+        const { name, rule, by } = bug;
+        table[name] = { rule, by, seeds: finding === undefined || seeds === 0 ? `not in ${seeds}` : seeds };
+        log(`${name}: ${by} ${table[name].seeds}; ${finding ?? 'nothing'}`);
       }
     };
     await Promise.all(folders.map(lane));
     return {
       tried: bugs.length,
-      violations: missed.length + notApplied.length + control + Number(bugs.length < 30),
+      violations: missed.length + notApplied.length + control + Number(only === undefined && bugs.length < 30),
       faults: bugs.length - notApplied.length,
       found: bugs.length - missed.length - notApplied.length,
       seedsMax: count,
@@ -146,5 +127,6 @@ export const drill: Drill = {
     'Every planted bug is found: by a seed of the simulation, or by the contract between its model and PostgreSQL.',
   defaults: { count: 1_000 },
   fullCount: 10_000,
+  flags: { only: 'only bugs whose name holds this text' },
   run,
 };

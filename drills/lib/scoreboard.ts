@@ -15,6 +15,13 @@ export interface Recorded {
   readonly met: boolean;
 }
 
+/** A planted bug in the figures of its drill, under `seedsToFind` by its name. */
+export interface Planted {
+  readonly rule: string;
+  readonly by: string;
+  readonly seeds: number | string;
+}
+
 interface Saved extends Recorded {
   readonly cores: number;
 }
@@ -54,11 +61,28 @@ ${section('drill')}
 
 | bench | held | figures | command |
 |---|---|---|---|
-${section('bench')}`;
+${section('bench')}${runs.map(plantedOf).join('')}`;
+}
+
+/** The seeds it took to find each planted bug, where a run has looked for them. */
+function plantedOf({ figures: { seedsToFind } }: Saved): string {
+  if (seedsToFind === undefined) return '';
+  const rows = Object.entries(seedsToFind as Readonly<Record<string, Planted>>).map(
+    ([name, { rule, by, seeds }]) => `| ${name} | ${shortly(rule)} | ${by} | ${shortly(seeds)} |\n`,
+  );
+  return `
+## Planted bugs
+
+Patches under \`drills/planted-bugs\`, each breaking one rule, and how many seeds of the simulation, or of the contract between
+its model of workerdb and PostgreSQL, it took to find each.
+
+| bug | what it breaks | found by | seeds |
+|---|---|---|---|
+${rows.join('')}`;
 }
 
 function rowOf({ kind, figures, met, args, cores }: Saved): string {
-  const { [kind]: name, tried, violations, ...rest } = figures;
+  const { [kind]: name, tried, violations, seedsToFind, ...rest } = figures;
   const counts = kind === 'drill' ? ` ${grouped(tried)} | ${grouped(violations)} |` : '';
   const shown = Object.entries({ ...rest, cores }).map(([key, value]) => `${key} ${shortly(value)}`);
   const command = `\`npm run ${kind} -- ${args.join(' ')}\``;
