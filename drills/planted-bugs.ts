@@ -21,8 +21,8 @@ const CONTRACT = relative(ROOT, fileURLToPath(new URL('./lib/planted-contract.ts
 const LANES = 2;
 const CONTRACT_STEPS = 40;
 const CONTRACT_SEEDS_MAX = 60;
-/** Seeds of the unpatched copy, which must find nothing. */
-const CONTROL = { simulate: 20, contract: 3 };
+/** Seeds of the unpatched copy, which must find nothing: of the contract all that a bug is given, the simulation has a drill. */
+const CONTROL = { simulate: 20, contract: CONTRACT_SEEDS_MAX };
 /** One bug may take so long; the promise is a number of seeds, this is only the end of waiting. */
 const PATIENCE_MS = 600_000;
 

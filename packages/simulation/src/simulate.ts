@@ -2,11 +2,12 @@
  * One run: a fleet small enough to be thought about, users who change their minds, workers and parts that fail in every
  * way the seed armed; then the faults stop, and everything must come to rest.
  */
-import { createLocalKeysFrom, createSnapshots } from '@milkrun/batch-poller';
+import { createSnapshots } from '@milkrun/batch-poller';
 import { eventIdOf, noLog, noMetrics, type ObjectStore } from '@milkrun/core';
 import { checkHistory, type Finding } from './checkers.ts';
 import { type FaultKind, Faults, type FiredFault, MOMENT_FAULTS } from './faults.ts';
 import type { Ending, Fact, History, Item, TriggerFacts } from './history.ts';
+import { createSimulatedKeys } from './keys.ts';
 import { createMachineInPlace } from './machine.ts';
 import { type Instruction, ModelControlPlane, type TriggerRecord } from './model/control-plane.ts';
 import { ModelObjects } from './model/objects.ts';
@@ -590,7 +591,7 @@ async function savedOf(universe: Universe, triggerIds: ReadonlySet<string>) {
   };
   const snapshots = createSnapshots({
     objects: store,
-    keys: createLocalKeysFrom([blobKey], (count) => engineRandom.bytes(count)),
+    keys: createSimulatedKeys(blobKey, engineRandom),
     clock: { now: () => 0, monotonic: () => 0, sleep: async () => {} },
     machine: createMachineInPlace(engineRandom),
     metrics: noMetrics,

@@ -2,7 +2,6 @@
 import {
   BATCH_STEPS,
   type BatchDeps,
-  createLocalKeysFrom,
   createSnapshots,
   DEFAULT_LIMITS,
   Draining,
@@ -21,6 +20,7 @@ import {
   ensureShards,
   type Loop,
 } from '@milkrun/dispatch';
+import { createSimulatedKeys } from './keys.ts';
 import { createMachineInPlace } from './machine.ts';
 import type { Attempt, Poller, StepName } from './model/temporal.ts';
 import { clientOf, objectsOf, runnerOf, timersOf, wireOf } from './ports.ts';
@@ -65,7 +65,7 @@ export function startWorker(universe: Universe, name: string, offMs: number): Wo
     store,
     snapshots: createSnapshots({
       objects,
-      keys: createLocalKeysFrom([universe.blobKey], (count) => rng.bytes(count)),
+      keys: createSimulatedKeys(universe.blobKey, rng),
       clock,
       machine: createMachineInPlace(rng),
       metrics,
