@@ -5,6 +5,7 @@
  * may be lost, nothing leased, no commit stale, and every event has the id it should. A point that is never reached is a
  * violation.
  */
+import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { systemClock as clock, systemRng as rng, uuidv7, WORKFLOWS } from '@milkrun/core';
 import { FAULT_KINDS, type FailpointReport, type FaultKind, partOf } from '@milkrun/testkit';
 import { Client, Connection } from '@temporalio/client';
@@ -13,7 +14,7 @@ import { type Lab, startLab } from './lib/engine/lab.ts';
 import { eventually, LEASE_TTL_S, type Member, openSite, type ProxiedPart, type Site } from './lib/engine/site.ts';
 import { TRIGGER_KINDS } from './lib/engine/world.ts';
 import type { Drill, DrillInput, DrillResult, Say } from './lib/index.ts';
-import { integerFrom } from './lib/index.ts';
+import { integerFrom, UsageError } from './lib/index.ts';
 import { randomFrom } from './lib/random.ts';
 
 interface Trial {
@@ -35,15 +36,35 @@ const DRAIN_MS = 60_000;
 /** A broken connection is mended when the call has met it, at the latest after this. */
 const BROKEN_MS = 3_000;
 
+/** What has been settled: kept in the file of `--resume`, so that a long run goes on where it was cut off. */
 interface Tally {
+  /** Numbers of trials whose round was settled. */
+  readonly settled: number[];
+  /** Points with the kinds they were met by. */
+  readonly met: string[];
   tried: number;
   violations: number;
   faults: number;
   events: number;
   repeats: number;
   readonly kinds: Record<FaultKind, number>;
-  readonly reached: Set<string>;
 }
+
+interface Progress {
+  readonly seed: number;
+  readonly tally: Tally;
+}
+
+const fresh = (): Tally => ({
+  settled: [],
+  met: [],
+  tried: 0,
+  violations: 0,
+  faults: 0,
+  events: 0,
+  repeats: 0,
+  kinds: { kill: 0, stop: 0, term: 0, reset: 0, lost: 0 },
+});
 
 export const drill: Drill = {
   name: 'crash',
@@ -54,36 +75,53 @@ export const drill: Drill = {
     sites: 'engines side by side, two workers each; default 3',
     point: 'only points whose name holds this text',
     kind: `only this kind: ${FAULT_KINDS.join(', ')}`,
+    resume: 'a file that keeps which trials are settled; started again the run goes on from there',
   },
   async run({ count, seed, log, flags }: DrillInput): Promise<DrillResult> {
     const sites = integerFrom('sites', flags.sites, 3, 1);
-    const queue = trialsOf(count, seed, flags.point, flags.kind);
-    const tally: Tally = {
-      tried: 0,
-      violations: 0,
-      faults: 0,
-      events: 0,
-      repeats: 0,
-      kinds: { kill: 0, stop: 0, term: 0, reset: 0, lost: 0 },
-      reached: new Set(),
-    };
-    const wanted = new Set(queue.map(({ point }) => point));
+    const file = flags.resume;
+    if (file === true) throw new UsageError('--resume takes a file');
+    const progress: Progress =
+      file !== undefined && existsSync(file)
+        ? (JSON.parse(readFileSync(file, 'utf8')) as Progress)
+        : { seed, tally: fresh() };
+    const { tally } = progress;
+    const trials = trialsOf(count, progress.seed, flags.point, flags.kind);
+    const settled = new Set(tally.settled);
+    const queue = trials.filter(({ id }) => !settled.has(id));
+    if (settled.size > 0) log(`${settled.size} of ${trials.length} trials are settled`);
     const report = (problem: string): void => {
       tally.violations += 1;
       log(`violation: ${problem}`);
     };
-    const lab = await startLab(sites);
-    try {
-      const places = Array.from({ length: sites }, (_, place) => place);
-      await Promise.all(places.map((place) => runSite(lab, place, queue, tally, report, log)));
-    } finally {
-      await lab.close();
+    const save = (): void => {
+      if (file !== undefined) writeFileSync(file, JSON.stringify(progress));
+    };
+    if (queue.length > 0) {
+      const lab = await startLab(sites);
+      try {
+        const places = Array.from({ length: sites }, (_, place) => place);
+        await Promise.all(places.map((place) => runSite(lab, place, queue, tally, { report, log, save })));
+      } finally {
+        await lab.close();
+      }
     }
-    for (const point of wanted) if (!tally.reached.has(point)) report(`${point} was never reached`);
-    const { reached, kinds, ...figures } = tally;
-    return { ...figures, points: POINTS.length, pointsReached: reached.size, ...kinds };
+    const met = new Set(tally.met);
+    const wanted = trials.filter((trial) => !met.has(pairOf(trial)));
+    for (const pair of new Set(wanted.map(pairOf))) report(`${pair} was never reached`);
+    const { settled: _, met: __, kinds, ...figures } = tally;
+    return {
+      ...figures,
+      points: POINTS.length,
+      pointsReached: new Set(tally.met.map((pair) => pair.split(' ')[0])).size,
+      pairs: ALL,
+      pairsReached: met.size,
+      ...kinds,
+    };
   },
 };
+
+const pairOf = ({ point, kind }: Trial): string => `${point} ${kind}`;
 
 /** Each point in turn, by another kind in each round; beyond all of them, kills. */
 function trialsOf(
@@ -108,23 +146,31 @@ function trialsOf(
   });
 }
 
+/** Whom a site tells what. */
+interface Desk {
+  readonly report: (problem: string) => void;
+  readonly log: Say;
+  readonly save: () => void;
+}
+
 async function runSite(
   lab: Lab,
   place: number,
   queue: Trial[],
   tally: Tally,
-  report: (problem: string) => void,
-  log: Say,
+  { report, log, save }: Desk,
 ): Promise<void> {
   const site = await openSite(lab, place);
   const members = await Promise.all([site.start(), site.start()]);
-  const crew: Crew = { lab, site, members, replacing: [] };
+  const crew: Crew = { lab, site, members, replacing: [], resumed: new Set() };
+  const told = { events: 0, repeats: 0 };
   try {
     await Promise.all(members.map(({ worker }) => worker.ready));
     while (queue.length > 0) {
       const round = queue.splice(0, ROUND);
       for (const trial of round) {
         const startedAt = performance.now();
+        for (const ended of await mend(crew)) report(`site ${place}, before ${trial.point} ${trial.kind}: ${ended}`);
         const problem = await runTrial(crew, trial, tally).catch((error: Error) => `the trial failed: ${error.stack}`);
         if (problem !== undefined) report(`site ${place}, ${trial.point} ${trial.kind}: ${problem}`);
         log(
@@ -138,11 +184,15 @@ async function runSite(
       if (wrong.length > 0)
         log(`site ${place}: after ${round.map(({ point, kind }) => `${point} ${kind}`).join(', ')}`);
       log(`site ${place}: settled in ${((performance.now() - startedAt) / 1000).toFixed(1)} s`);
+      const [events, repeats] = [site.world.accepted(), site.world.repeats()];
+      tally.events += events - told.events;
+      tally.repeats += repeats - told.repeats;
+      Object.assign(told, { events, repeats });
+      tally.settled.push(...round.map(({ id }) => id));
+      save();
     }
   } finally {
     await Promise.allSettled(crew.replacing);
-    tally.events += site.world.accepted();
-    tally.repeats += site.world.repeats();
     await site.close();
   }
 }
@@ -153,6 +203,19 @@ interface Crew {
   readonly members: Member[];
   /** Starts of workers in the place of those that are gone. */
   readonly replacing: Promise<void>[];
+  /** Members that were stopped beyond their lease and resumed: what they find then may end them. */
+  readonly resumed: Set<Member>;
+}
+
+/** Nobody arms the dead: whoever has ended since the last trial is replaced first. Answers what nobody had asked to end. */
+async function mend(crew: Crew): Promise<string[]> {
+  const wrong: string[] = [];
+  for (const member of crew.members.filter(({ worker }) => worker.isGone())) {
+    const { worker } = member;
+    if (!crew.resumed.has(member)) wrong.push(`a worker ended by itself with ${await worker.gone}: ${worker.said()}`);
+    await replace(crew, member);
+  }
+  return wrong;
 }
 
 /** Points that a worker passes when it starts, and seldom or never again. */
@@ -204,7 +267,7 @@ async function runTrial(crew: Crew, trial: Trial, tally: Tally): Promise<string 
   tally.tried += 1;
   tally.faults += 1;
   tally.kinds[trial.kind] += 1;
-  tally.reached.add(trial.point);
+  tally.met.push(pairOf(trial));
   const problem = await aftermath(crew, trial, victim, settled.promise, victim === extra);
   if (extra !== undefined) await retire(crew, extra);
   return problem;
@@ -347,7 +410,7 @@ async function beyondTheLease(crew: Crew, victim: Member, isExtra: boolean): Pro
   if (names.length === 0) await clock.sleep(LEASE_TTL_S * 1000);
   worker.signal('SIGCONT');
   if (!isOver) return 'leases of the stopped worker were neither taken over nor free';
-  if (!isExtra && worker.isGone()) await replace(crew, victim);
+  if (!isExtra) crew.resumed.add(victim);
   return undefined;
 }
 
