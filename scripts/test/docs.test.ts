@@ -153,7 +153,7 @@ function unknownIn(line: string): string | undefined {
       continue;
     }
     if (at.commands.length === 0) continue;
-    const next = at.commands.find((command) => command.name() === word);
+    const next = at.commands.find((command) => [command.name(), ...command.aliases()].includes(word));
     if (next === undefined) return `${group}: no command ${word}`;
     at = next;
     group = `${group} ${word}`;

@@ -1,5 +1,6 @@
 /** People's requests and answers. Unknown fields are refused; answers carry JSON values where the registry keeps text. */
 import { configSchema, cursorSchema, idSchema, LIMITS, parseJson, timeSchema } from '@milkrun/control-plane';
+import { SEEN_KEYS_MAX } from '@milkrun/core';
 import type { ConnectionView, EventView, TriggerView } from '@milkrun/registrydb';
 import { z } from 'zod';
 import { humanText, pagingShape, reasonShape } from './http-conventions.ts';
@@ -16,25 +17,49 @@ const pollPolicy = z
     path: ['overlapSeconds'],
     error: 'only with dedupe "watermark"',
   });
+const importedState = z.strictObject({
+  cursor: cursorSchema.describe('Where the connector goes on; its own cursor, or null.'),
+  seenKeys: z
+    .array(
+      z
+        .string()
+        .min(1)
+        .max(512)
+        .refine((text) => text.isWellFormed()),
+    )
+    .max(SEEN_KEYS_MAX)
+    .default([])
+    .describe('Keys of items that were told already, newest last.'),
+});
 const tags = z.array(idSchema).max(50);
 const intervalSeconds = z.int().min(1).max(LIMITS.intervalSecondsMax);
 
-export const createTriggerBody = z.strictObject({
-  deduplicationKey: idSchema
-    .optional()
-    .describe('A second request with the same key changes this trigger instead of making one.'),
-  name: humanText(200).optional(),
-  tags: tags.default([]),
-  toolkit: idSchema,
-  slug: idSchema.describe('Which trigger of the toolkit.'),
-  version: idSchema.default('1').describe('Version of the connector wanted.'),
-  config: configSchema.describe('The connector’s configuration, an object of at most 64 KiB.'),
-  connectionId: idSchema,
-  intervalSeconds: intervalSeconds.describe('Seconds between two polls.'),
-  enabled: z.boolean().default(true),
-  since: timeSchema.optional().describe('The first poll also emits items dated at or after this instant.'),
-  poll: pollPolicy.default({ dedupe: 'unique', repeatable: true }),
-});
+export const createTriggerBody = z
+  .strictObject({
+    deduplicationKey: idSchema
+      .optional()
+      .describe('A second request with the same key changes this trigger instead of making one.'),
+    name: humanText(200).optional(),
+    tags: tags.default([]),
+    toolkit: idSchema,
+    slug: idSchema.describe('Which trigger of the toolkit.'),
+    version: idSchema.default('1').describe('Version of the connector wanted.'),
+    config: configSchema.describe('The connector’s configuration, an object of at most 64 KiB.'),
+    connectionId: idSchema,
+    intervalSeconds: intervalSeconds.describe('Seconds between two polls.'),
+    enabled: z.boolean().default(true),
+    since: timeSchema.optional().describe('The first poll also emits items dated at or after this instant.'),
+    poll: pollPolicy.default({ dedupe: 'unique', repeatable: true }),
+    state: importedState
+      .optional()
+      .describe(
+        'What another poller remembers: a new trigger goes on from there instead of priming. A known one keeps its own.',
+      ),
+  })
+  .refine(({ poll, state }) => state === undefined || poll.dedupe !== 'hash', {
+    path: ['state'],
+    error: 'not with dedupe "hash": items without keys can not be remembered from outside; give `since` instead',
+  });
 
 export const createTriggersBody = z
   .strictObject({ triggers: z.array(createTriggerBody).min(1).max(1_000) })
@@ -95,6 +120,8 @@ export const listTriggersQuery = z.strictObject({
   state: z.enum(['active', 'disabled', 'halted']).optional(),
 });
 
+const pipelineName = z.enum(['v2', 'legacy']);
+
 export const triggerSchema = z.object({
   id: z.string(),
   deduplicationKey: z.string().nullable(),
@@ -113,6 +140,12 @@ export const triggerSchema = z.object({
   createdAt: z.string(),
   updatedAt: z.string(),
   primed: z.boolean().describe('The first listing was recorded.'),
+  pipeline: z.object({
+    name: pipelineName.describe('Who polls it.'),
+    movingTo: pipelineName.nullable().describe('While a migration hands it over.'),
+    migration: z.string().nullable().describe('The migration that moves it now.'),
+    since: z.string().nullable().describe('When this began to be so; null: from the beginning.'),
+  }),
   status: z.object({
     state: z.enum(['active', 'disabled', 'halted']),
     code: z.string().nullable().describe('Why it is off.'),
@@ -124,6 +157,13 @@ export const triggerSchema = z.object({
   }),
   warning: z.object({ code: z.string(), at: z.string() }).nullable(),
   lastEventAt: z.string().nullable(),
+});
+
+/** One trigger asked for by its id. */
+export const triggerWithMovesSchema = triggerSchema.extend({
+  moves: z
+    .array(z.object({ at: z.string(), to: pipelineName, by: z.string(), migration: z.string().nullable() }))
+    .describe('Its moves between the pipelines, newest first.'),
 });
 
 const secretText = (max: number) =>

@@ -1,7 +1,7 @@
 /** People's API of triggers, connections and events, over HTTP on a real database. */
 import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
-import { eventIdOf, Secret } from '@milkrun/core';
+import { decodePollState, eventIdOf, Secret } from '@milkrun/core';
 import { expect, it } from 'vitest';
 import { startTestApi } from './api.ts';
 
@@ -21,6 +21,27 @@ it('creates a trigger once per deduplicationKey, and changes it by the same requ
   const second = await test.call('POST', '/triggers', { ...body, intervalSeconds: 60 });
   expect(second.status).toBe(200);
   expect(second.body).toMatchObject({ id: first.body.id, intervalSeconds: 60, configVersion: 2 });
+});
+
+it('takes what another poller remembers with a new trigger, and shows who polls it', async () => {
+  await using test = await startTestApi();
+  const state = { cursor: { page: 3 }, seenKeys: ['a'] };
+  const made = await test.call('POST', '/triggers', test.triggerBody({ state }));
+  expect([made.status, made.body.primed]).toEqual([201, true]);
+  expect((await test.call('GET', `/triggers/${made.body.id}`)).body).toMatchObject({
+    pipeline: { name: 'v2', movingTo: null, migration: null, since: null },
+    moves: [],
+  });
+  const [change] = (await test.engine('GET', '/triggers/changes')).body.changes;
+  expect(decodePollState(change.pollState)).toMatchObject({ cursor: '{"page":3}' });
+  for (const refused of [
+    { state, poll: { dedupe: 'hash' } },
+    { state: { cursor: null, seenKeys: [''] } },
+    { state: { seenKeys: ['a'] } },
+    { state: { cursor: null, seenKeys: Array.from({ length: 5_001 }, (_, n) => `k${n}`) } },
+  ]) {
+    expect((await test.call('POST', '/triggers', test.triggerBody(refused))).status).toBe(400);
+  }
 });
 
 it('creates and changes many at once, all or none, beside single requests with the same keys', async () => {

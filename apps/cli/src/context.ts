@@ -4,6 +4,7 @@ import { Secret } from '@milkrun/core';
 import { readDevFile } from './dev/home.ts';
 import { createHttpClient, type HttpClient } from './http-client.ts';
 import type { Io } from './io.ts';
+import { createProgress } from './progress.ts';
 
 export interface Context {
   readonly io: Io;
@@ -21,9 +22,15 @@ export function createContext(io: Io, options: { json?: boolean; config?: string
     loadConfig({ env: io.env, process, ...(options.config === undefined ? {} : { file: options.config }) });
   const keyOf = (given: Secret | undefined, fromDev: string | undefined): Secret | undefined =>
     given ?? (fromDev === undefined ? undefined : new Secret(fromDev));
+  const json = options.json ?? false;
+  const progress = createProgress({ io, json });
+  const onItems = (read: number | undefined, limit: number): void => {
+    if (read === undefined) progress.clear();
+    else progress.show(read, Number.isFinite(limit) ? limit : undefined, `${read} read`);
+  };
   return {
     io,
-    json: options.json ?? false,
+    json,
     config,
     api() {
       const { apiUrl, apiPort, apiKey, home } = config('dev');
@@ -31,7 +38,7 @@ export function createContext(io: Io, options: { json?: boolean; config?: string
       const origin = apiUrl ?? dev?.apiUrl ?? `http://127.0.0.1:${apiPort}`;
       // The laptop's key goes to the laptop's server only.
       const ours = apiUrl === undefined || apiUrl === dev?.apiUrl;
-      return createHttpClient({ origin, name: 'the API', key: keyOf(apiKey, ours ? dev?.apiKey : undefined) });
+      return createHttpClient({ origin, name: 'the API', key: keyOf(apiKey, ours ? dev?.apiKey : undefined), onItems });
     },
     engine() {
       const { engineUrl, enginePort, engineKey, home } = config('dev');

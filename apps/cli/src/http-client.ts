@@ -19,13 +19,16 @@ export interface HttpClientOptions {
   readonly name: string;
   readonly key: Secret | undefined;
   readonly timeoutMs?: number;
+  /** Called after each page of a list, and with undefined at its end. */
+  readonly onItems?: (read: number | undefined, limit: number) => void;
 }
 
 const ANSWER_BYTES_MAX = 64 * 1024 * 1024;
 const PAGE = 500;
 
 /** Every call throws `CommandFailed`, with exit code 5 when nobody answers there or the key is refused. */
-export function createHttpClient({ origin, name, key, timeoutMs = 60_000 }: HttpClientOptions): HttpClient {
+export function createHttpClient(options: HttpClientOptions): HttpClient {
+  const { origin, name, key, timeoutMs = 60_000, onItems = () => {} } = options;
   async function call(method: string, path: string, query: Query = {}, body?: unknown): Promise<unknown> {
     const url = new URL(origin + path);
     for (const [field, value] of Object.entries(query)) {
@@ -80,7 +83,9 @@ export function createHttpClient({ origin, name, key, timeoutMs = 60_000 }: Http
         const next = typeof page.next === 'string' && page.next !== '' ? page.next : undefined;
         // A server that repeats itself must not keep us for ever.
         cursor = next === cursor || page.items.length === 0 ? undefined : next;
+        if (cursor !== undefined) onItems(items.length, limit);
       } while (cursor !== undefined && items.length < limit);
+      onItems(undefined, limit);
       return items;
     },
   };

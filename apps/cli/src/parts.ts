@@ -29,12 +29,15 @@ const STARTS: Readonly<Record<PartName, (input: StartInput) => Promise<RunningPa
 
   async 'poll-function'({ config, env }) {
     const { settingsFrom, startPollFunction } = await import('@milkrun/poll-lambda');
+    const { builtInConnectors, loadConnectors } = await import('@milkrun/connectors');
+    const connectors = [...builtInConnectors, ...(await loadConnectors(config.connectors ?? []))];
     const settings = {
       ...settingsFrom(env),
       ...(config.npmRegistry === undefined ? {} : { NPM_REGISTRY: config.npmRegistry }),
       ...(config.outboundAllow === undefined ? {} : { OUTBOUND_ALLOW: config.outboundAllow }),
     };
-    const running = await startPollFunction({ host: config.pollFunctionHost, port: config.pollFunctionPort, settings });
+    const { pollFunctionHost: host, pollFunctionPort: port } = config;
+    const running = await startPollFunction({ host, port, settings, connectors });
     return { addresses: { 'poll-function': running.endpoint }, stop: () => running.stop() };
   },
 };

@@ -1,8 +1,11 @@
 /** The command line of `milkrun`. */
 import { ConfigError } from '@milkrun/config';
+import { nearest } from '@milkrun/core';
 import { Command, CommanderError } from 'commander';
 import { activitiesCommand, runsCommand, tasksCommand, webhooksCommand } from './commands/activities.ts';
+import { completionCommand } from './commands/completion.ts';
 import { connectionsCommand } from './commands/connections.ts';
+import { connectorCommand } from './commands/connector.ts';
 import {
   batchesCommand,
   deadLettersCommand,
@@ -12,6 +15,7 @@ import {
   shardsCommand,
 } from './commands/engine.ts';
 import { eventsCommand } from './commands/events.ts';
+import { importCommand } from './commands/import.ts';
 import { migrateCommand } from './commands/migrate.ts';
 import { configCommand, devCommand, devServersCommand, partCommand } from './commands/processes.ts';
 import { triggersCommand } from './commands/triggers.ts';
@@ -49,8 +53,11 @@ export function createProgram(io: Io): Command {
   program.addCommand(haltsCommand(io));
   program.addCommand(deadLettersCommand(io));
   program.addCommand(migrateCommand(io));
+  program.addCommand(importCommand(io));
+  program.addCommand(connectorCommand(io));
   program.addCommand(doctorCommand(io));
   program.addCommand(configCommand(io));
+  program.addCommand(completionCommand(io));
   program.addCommand(devServersCommand(io), { hidden: true });
   configure(program, io, program);
   return program;
@@ -60,12 +67,25 @@ export function createProgram(io: Io): Command {
 function configure(command: Command, io: Io, program: Command): void {
   command
     .exitOverride()
-    .configureOutput({ writeOut: io.out, writeErr: io.err })
+    .configureOutput({
+      writeOut: io.out,
+      writeErr: io.err,
+      outputError: (text, write) => write(text + hintOf(command, text)),
+    })
     .showHelpAfterError('(--help shows what there is)');
-  if (command !== program && command.commands.length === 0) {
+  if (command !== program) {
     command.option('--json', 'print JSON for programs').option('--config <file>', 'YAML file with settings');
   }
   for (const sub of command.commands) configure(sub, io, program);
+}
+
+/** The nearest word where Commander names none: verbs of a group that is a command itself, and closed lists of values. */
+function hintOf(command: Command, text: string): string {
+  const [, verb] = /too many arguments .* but got \d+: ([^,\n]+?)[,.]/.exec(text) ?? [];
+  const [, value, choices = ''] = /'([^']*)' is invalid.* Allowed choices are (.+)\.$/m.exec(text) ?? [];
+  const verbs = command.commands.map((one) => one.name());
+  const meant = verb === undefined ? nearest(value ?? '', choices.split(', ')) : nearest(verb, verbs);
+  return meant === undefined ? '' : `(Did you mean ${meant}?)\n`;
 }
 
 /** Runs one command line, without `node` and the script; never throws for what a user can cause. */

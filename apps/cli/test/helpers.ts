@@ -27,7 +27,12 @@ export interface Ran {
   readonly err: string;
 }
 
-export async function run(args: readonly string[], env: Record<string, string> = {}, stdin = ''): Promise<Ran> {
+export async function run(
+  args: readonly string[],
+  env: Record<string, string> = {},
+  stdin = '',
+  isTty = false,
+): Promise<Ran> {
   let [out, err] = ['', ''];
   const io: Io = {
     env: { TEMPORAL_CONFIG_FILE: '', MILKRUN_HOME: join(tmpdir(), 'milkrun-no-such-home'), ...env },
@@ -37,7 +42,7 @@ export async function run(args: readonly string[], env: Record<string, string> =
     err: (text) => {
       err += text;
     },
-    isTty: false,
+    isTty,
     readStdin: async () => stdin,
   };
   return { code: await runCli(args, io), out, err };

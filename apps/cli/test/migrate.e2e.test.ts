@@ -17,9 +17,16 @@ import { afterAll, beforeAll, expect, inject, test, vi } from 'vitest';
 import { run } from './helpers.ts';
 
 const KEY = 'a-key-for-this-test-only';
+const API_KEY = 'mk_a-key-of-people-for-this-test-only';
+const parts = () => ({
+  log: noLog,
+  metrics: createMetrics({ prometheus: true, onUnknown: 'throw' }),
+  clock: systemClock,
+});
 const actor = { tenantId: 'default', name: 'test' };
 let home: string;
 let api: RunningApi;
+let apiConfig: Parameters<typeof startApi>[0]['config'];
 let functions: InvokeServer;
 let temporal: Temporal;
 let worker: RunningWorker;
@@ -33,13 +40,11 @@ beforeAll(async () => {
     createDatabase(inject('pgUrl')),
   ]);
   const metrics = createMetrics({ prometheus: true, onUnknown: 'throw' });
-  api = await startApi({
-    config: {
-      ...{ apiHost: '127.0.0.1', apiPort: 0, registrydbUrl: new Secret(registryUrl), controlPlaneKey: new Secret(KEY) },
-      ...{ registryKey: new Secret(Buffer.alloc(32, 7).toString('base64')), defaultPipeline: 'legacy' },
-    },
-    ...{ log: noLog, metrics, clock: systemClock },
-  });
+  apiConfig = {
+    ...{ apiHost: '127.0.0.1', apiPort: 0, registrydbUrl: new Secret(registryUrl), controlPlaneKey: new Secret(KEY) },
+    ...{ registryKey: new Secret(Buffer.alloc(32, 7).toString('base64')), apiKey: new Secret(API_KEY) },
+  };
+  api = await startApi({ config: { ...apiConfig, defaultPipeline: 'legacy' }, ...parts() });
   functions = await startInvokeServer({
     timeoutMs: 5_000,
     handler: async () => {
@@ -143,6 +148,57 @@ test('the commands of the runbook move triggers to v2 and back, and nothing is m
     'moved_to_v2',
   ]);
 }, 180_000);
+
+test('what is imported goes on from its keys in both pipelines, and is shown with the one that polls it', async () => {
+  const registry = api.registry;
+  const { id: connectionId } = await registry.connections.create(actor, {
+    ...{ toolkit: 'synthetic', name: 'two', credentials: { type: 'none' } },
+  });
+  const modern = await startApi({ config: { ...apiConfig, defaultPipeline: 'v2' }, ...parts() });
+  try {
+    const seenKeys = Array.from({ length: slots }, (_, n) => `item-${n}`);
+    for (const [url, pipeline] of [
+      [api.url, 'legacy'],
+      [modern.url, 'v2'],
+    ] as const) {
+      const env = { MILKRUN_URL: url, MILKRUN_KEY: API_KEY };
+      const trigger = {
+        ...{ deduplicationKey: `from-${pipeline}`, toolkit: 'synthetic', slug: 'mine', connectionId },
+        ...{ intervalSeconds: 1, poll: { dedupe: 'unique', repeatable: true } },
+      };
+      const imported = await run(['import', '-', '--json'], env, JSON.stringify({ trigger, cursor: 7, seenKeys }));
+      expect([imported.err, JSON.parse(imported.out)]).toEqual([
+        '',
+        { triggers: 1, created: 1, known: 0, withState: 1 },
+      ]);
+      const [{ id }] = (await registry.triggers.list('default', {
+        deduplicationKey: `from-${pipeline}`,
+        limit: 1,
+      })) as readonly { id: string }[] as readonly [{ id: string }];
+      slots += 1;
+      const fresh = Array.from({ length: slots - seenKeys.length }, (_, n) =>
+        eventIdOf(id, `item-${seenKeys.length + n}`),
+      );
+      await vi.waitFor(async () => {
+        const stored = await registry.events.list('default', { triggerId: id, limit: 500 });
+        expect(stored.map((event) => event.id).sort()).toEqual(fresh.sort());
+      }, PATIENCE);
+      const shown = await run(['triggers', 'show', id, '--json'], env);
+      expect(JSON.parse(shown.out)).toMatchObject({
+        primed: true,
+        pipeline: { name: pipeline, movingTo: null },
+        moves: [],
+      });
+    }
+    const [first] = await registry.triggers.list('default', { slug: 'synthetic', limit: 1 });
+    const moved = await run(['triggers', 'show', first?.id as string], { MILKRUN_URL: api.url, MILKRUN_KEY: API_KEY });
+    expect(moved.out).toMatch(/pipeline\n +name +legacy/);
+    expect(moved.out).toMatch(/moved +to legacy at .*, by milkrun migrate, migration:/);
+    expect(moved.out).toMatch(/moved +to v2 at /);
+  } finally {
+    await modern.close();
+  }
+});
 
 test('a migration that is not there, and a request that says nothing, are refused with a sentence', async () => {
   const env = { ENGINE_URL: worker.addresses.engine as string };

@@ -15,6 +15,7 @@ import {
   natsUrl,
   objectStore,
   type Parser,
+  paths,
   sealingKey,
   sealingKeys,
   secret,
@@ -154,6 +155,12 @@ export const OPTIONS = {
     sqlConnections(),
     'PostgreSQL databases that activities may read, by name; every query runs in a read-only transaction.',
     { secret: true, readBy: ['orchestrator', 'dev'] },
+  ),
+  connectors: optional(
+    'CONNECTORS',
+    paths(),
+    'Modules with connectors of your own, which the local poll function serves beside the built-in ones. A relative path starts from the working directory.',
+    { common: true, readBy: ['poll-function', 'dev'] },
   ),
   pollFunctionHost: withDefault(
     'POLL_FUNCTION_HOST',

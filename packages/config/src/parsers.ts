@@ -25,6 +25,13 @@ const parser = <T>(accepts: string, parse: (text: string) => T | undefined): Par
 export const text = (accepts = 'a text', shape = /^\S(.*\S)?$/): Parser<string> =>
   parser(accepts, (value) => (shape.test(value) && value.length <= 4096 ? value : undefined));
 
+/** Paths, in their order. */
+export const paths = (): Parser<readonly string[]> =>
+  parser('paths, separated by commas', (value) => {
+    const list = value.split(',').map((path) => path.trim());
+    return list.includes('') ? undefined : list;
+  });
+
 export const secret = (accepts: string, minLength = 1): Parser<Secret> =>
   parser(accepts, (value) => (value.length >= minLength && !/[\r\n]/.test(value) ? new Secret(value) : undefined));
 

@@ -16,6 +16,7 @@ export { type ErrorClass, PollError } from './errors.ts';
 export { createHandler, type HandlerOptions, type PollFailure, type PollHandler } from './handler.ts';
 export { guardedDispatcher, type Http, type HttpAnswer, type HttpRequest } from './http.ts';
 export { httpJson } from './http-json/index.ts';
+export { loadConnectors, loadModule } from './load-connectors.ts';
 export { npmPackage } from './npm-package/index.ts';
 export { synthetic, syntheticKey, syntheticSlots } from './synthetic/index.ts';
 

@@ -20,6 +20,7 @@ export { cloudEventJson, type EventSource, eventTypeOf, hasUncleanText } from '.
 export { eventIdOf, keyHashOf, STORAGE_SHARDS, storageShardOf } from './ids.ts';
 export { LEGACY_QUEUE, LEGACY_WORKFLOW, legacyWorkflowIdOf, triggerIdOfLegacyWorkflowId } from './legacy-names.ts';
 export { nearest } from './nearest.ts';
+export { decodePollState, encodePollState } from './poll-state.ts';
 export type {
   ActivityStore,
   Admission,
@@ -121,5 +122,6 @@ export type { TimerManager } from './ports/timer-manager.ts';
 export { secretsOf, withoutSecrets } from './scrub.ts';
 export { Secret } from './secret.ts';
 export { KEY_BYTES, rememberKeys, SEEN_KEYS_MAX, SeenIndex } from './seen.ts';
+export { hasUnstorableJson } from './unstorable.ts';
 export { isUuid, uuidTimeOf, uuidv7 } from './uuid.ts';
 export { batchIdOf, timerShardOfBatchId, timerShardOfWorkflowId, timerShardWorkflowIdOf } from './workflow-ids.ts';

@@ -65,12 +65,12 @@ export async function createFeed({ db, sql: client }: Store): Promise<Feed> {
     const rows = await db.execute<Row>(sql`
       with page as (
         select c.*, sum(octet_length(c.record) + coalesce(octet_length(c.poll_state), 0)) over (order by c.seq) as bytes
-        from (select t.*, p.primed, p.poll_state, l.owner, t.seq <= ${cursor.base} and coalesce(${DONE}, false) as done
+        from (select t.*, p.primed, p.poll_state, p.config_version = 0 as imported, l.owner, t.seq <= ${cursor.base} and coalesce(${DONE}, false) as done
               from trigger_changes t left join poll_states p on p.trigger_id = t.trigger_id
               left join legacy_triggers l on l.trigger_id = t.trigger_id
               where t.seq > ${cursor.seq} and (not t.superseded or t.seq > ${cursor.base} or not coalesce(${DONE}, false))
               order by t.seq limit ${limit + 1}) c)
-      select seq, trigger_id, config_version, op, record, rewind_cursor, poll_now, resume, primed, poll_state, done, owner
+      select seq, trigger_id, config_version, op, record, rewind_cursor, poll_now, resume, primed, poll_state, imported, done, owner
       from page where bytes is null or bytes <= ${PAGE_BYTES} or seq = (select min(seq) from page) order by seq`);
     const shown = rows.slice(0, limit);
     const seq = shown.length === 0 ? cursor.seq : Number(shown.at(-1)?.seq);
@@ -113,6 +113,7 @@ interface Row extends Record<string, unknown> {
   resume: string | null;
   primed: boolean | null;
   poll_state: string | null;
+  imported: boolean | null;
   done: boolean;
   owner: string | null;
 }
@@ -121,7 +122,8 @@ function textOf(row: Row, cursor: Cursor): string {
   if (row.record === null) {
     return JSON.stringify({ op: 'delete', triggerId: row.trigger_id, configVersion: Number(row.config_version) });
   }
-  const isState = Number(row.seq) <= cursor.base;
+  // What was imported nobody has told the engine: it comes with the trigger, whenever that is read.
+  const isState = Number(row.seq) <= cursor.base || row.imported === true;
   const isDone = row.done;
   const parts = [row.record.slice(0, -1), `"primed":${row.primed ?? false}`];
   // On its way to v2 it is legacy's until the hand-off says otherwise; on its way to legacy it is still v2's.

@@ -36,9 +36,21 @@ export interface TriggerView {
   readonly createdAt: string;
   readonly updatedAt: string;
   readonly primed: boolean;
+  /** Who polls it, and whether it is being moved. */
+  readonly pipeline: TriggerPipeline;
   readonly status: TriggerStatus;
   readonly warning: { readonly code: string; readonly at: string } | null;
   readonly lastEventAt: string | null;
+}
+
+interface TriggerPipeline {
+  readonly name: 'v2' | 'legacy';
+  /** While it is handed from one pipeline to the other; until then `name` polls it. */
+  readonly movingTo: 'v2' | 'legacy' | null;
+  /** The migration that moves it now. */
+  readonly migration: string | null;
+  /** When this began to be so; null: v2 has had it from the beginning. */
+  readonly since: string | null;
 }
 
 export interface TriggerFilter {
@@ -62,9 +74,11 @@ const HALTED = sql`(l.state = 'halted' and l.config_version >= t.lifted_version)
 
 const SELECT = sql`
   select t.*, coalesce(p.primed, false) as primed, ${HALTED} as halted, l.code as halt_code, l.at as halt_at,
+         m.owner, m.owner_since, m.hand_off,
          w.code as warning_code, w.at as warning_at, e.stored_at as last_event_at
   from triggers t
   left join poll_states p on p.trigger_id = t.id
+  left join legacy_triggers m on m.trigger_id = t.id
   left join lateral (select state, code, at, config_version from trigger_lifecycle
                      where trigger_id = t.id and state in ('halted', 'resumed') order by at desc, state desc limit 1) l on true
   left join lateral (select code, at from trigger_lifecycle
@@ -118,9 +132,27 @@ function viewOf(row: Row): TriggerView {
     createdAt: iso(row.created_at),
     updatedAt: iso(row.updated_at),
     primed: row.primed === true,
+    pipeline: pipelineOf(row),
     status: statusOf(row),
     warning: row.warning_code === null ? null : { code: text('warning_code'), at: iso(row.warning_at) },
     lastEventAt: isoOrNull(row.last_event_at),
+  };
+}
+
+/** The migration whose hand-off (`hand-off:{uuid}:{n}`) this is. */
+export function migrationOf(handOff: unknown): string | null {
+  const [, uuid] = /^hand-off:(.+):\d+$/.exec(String(handOff)) ?? [];
+  return uuid === undefined ? null : `migration:${uuid}`;
+}
+
+/** A trigger without a row of the legacy pipeline was v2's from the beginning. */
+function pipelineOf(row: Row): TriggerPipeline {
+  const owner = row.owner as 'legacy' | 'to_v2' | 'v2' | 'to_legacy' | null;
+  return {
+    name: owner === 'legacy' || owner === 'to_v2' ? 'legacy' : 'v2',
+    movingTo: owner === 'to_v2' ? 'v2' : owner === 'to_legacy' ? 'legacy' : null,
+    migration: migrationOf(row.hand_off),
+    since: isoOrNull(row.owner_since),
   };
 }
 

@@ -2,9 +2,9 @@
  * Writes of triggers. Each is one transaction: the row, its audit entry, and, last, its record in the feed, so that
  * what the engine is told is exactly what was committed.
  */
-import { type Clock, type Rng, uuidv7 } from '@milkrun/core';
+import { type Clock, encodePollState, keyHashOf, type Rng, uuidv7 } from '@milkrun/core';
 import { and, asc, eq, inArray, isNull, sql } from 'drizzle-orm';
-import { record } from './audit.ts';
+import { listMoves, record, type TriggerMove } from './audit.ts';
 import { checkVersion } from './connections.ts';
 import type { Runner, Store, Transaction } from './database.ts';
 import { appendChanges, type Instruction } from './feed-append.ts';
@@ -33,6 +33,15 @@ export interface TriggerInput {
   /** RFC 3339. */
   readonly since?: string | undefined;
   readonly poll: PollPolicyInput;
+  /** What another poller remembers; only for a trigger that is made by this: a known one keeps its own. */
+  readonly state?: ImportedState | undefined;
+}
+
+interface ImportedState {
+  /** JSON text. */
+  readonly cursor: string;
+  /** Newest last. */
+  readonly seenKeys: readonly string[];
 }
 
 export interface TriggerPatch {
@@ -60,6 +69,8 @@ interface Upserted {
 
 export interface Triggers {
   get(tenantId: string, id: string): Promise<TriggerView>;
+  /** Its moves between the pipelines, newest first, at most 50. */
+  moves(tenantId: string, id: string): Promise<readonly TriggerMove[]>;
   list(tenantId: string, filter: TriggerFilter): Promise<readonly TriggerView[]>;
   /** Creates, or changes the trigger with the same deduplication key; a definition that says the same changes nothing. */
   upsert(actor: Actor, input: TriggerInput): Promise<{ readonly trigger: TriggerView; readonly created: boolean }>;
@@ -84,6 +95,7 @@ export interface Triggers {
 /** Advisory locks of upserts: of one deduplication key, and, for many at once, of all of a tenant's. */
 const KEY_LOCK = 7102;
 const TENANT_LOCK = 7103;
+const MOVES_MAX = 50;
 
 type Fields = Partial<typeof triggers.$inferInsert>;
 
@@ -153,6 +165,7 @@ export function createTriggers(
     const known = await lockByKey(tx, actor.tenantId, inputs);
     const changed: TriggerRow[] = [];
     const made: (typeof triggers.$inferInsert)[] = [];
+    const states: StateRow[] = [];
     const results: Upserted[] = [];
     for (const [at, input] of inputs.entries()) {
       const row = input.deduplicationKey === undefined ? undefined : known.get(input.deduplicationKey);
@@ -183,6 +196,7 @@ export function createTriggers(
         deduplicationKey: input.deduplicationKey ?? null,
         ...(input.enabled ? {} : { disabledAt: sql`statement_timestamp()` as never, disabledBy: actor.name }),
       });
+      if (input.state !== undefined) states.push(stateRowOf(id, input.state, pathOf(at, 'state')));
       results.push({ id, created: true });
     }
     const rows = made.length === 0 ? [] : await tx.insert(triggers).values(made).returning();
@@ -192,6 +206,7 @@ export function createTriggers(
         insert into legacy_triggers (trigger_id, owner)
         select id::uuid, 'legacy' from jsonb_array_elements_text(${ids}::text::jsonb) as g(id)`);
     }
+    await takeStates(tx, states);
     await record(tx, { actor, action: 'created', kind: 'trigger', ids: rows.map(({ id }) => id) });
     await appendChanges(tx, [...changed, ...rows]);
     return results;
@@ -212,6 +227,7 @@ export function createTriggers(
       if (view === undefined) throw missing(id);
       return view;
     },
+    moves: (tenantId, id) => listMoves(db, tenantId, id, MOVES_MAX),
     list: (tenantId, filter) => listTriggers(db, tenantId, filter),
     upsert: (actor, input) =>
       transact(async (tx) => {
@@ -288,6 +304,34 @@ export function createTriggers(
         },
       }),
   };
+}
+
+interface StateRow {
+  readonly id: string;
+  readonly state: string;
+  /** JSON text. */
+  readonly cursor: string;
+  /** Base64 of 8-byte hashes. */
+  readonly seen: string;
+}
+
+function stateRowOf(id: string, { cursor, seenKeys }: ImportedState, path: string): StateRow {
+  const seen = Buffer.concat(seenKeys.map(keyHashOf));
+  const state = encodePollState({ cursor, seen, version: null });
+  if (state === undefined) throw new RegistryProblem('invalid', 'cursor and seenKeys are too large together', path);
+  return { id, state, cursor, seen: seen.toString('base64') };
+}
+
+/** Version 0: no poll has reported on it yet, so the feed gives the state to an engine that reads the trigger. */
+async function takeStates(tx: Transaction, rows: readonly StateRow[]): Promise<void> {
+  if (rows.length === 0) return;
+  const given = sql`json_to_recordset(${JSON.stringify(rows)}::text::json) as g(id uuid, state text, cursor text, seen text)`;
+  await tx.execute(sql`
+    insert into poll_states (trigger_id, primed, poll_state, config_version, updated_at)
+    select g.id, true, g.state, 0, statement_timestamp() from ${given}`);
+  await tx.execute(sql`
+    update legacy_triggers l set primed = true, cursor = nullif(g.cursor, 'null'), seen = decode(g.seen, 'base64')
+    from ${given} where l.trigger_id = g.id`);
 }
 
 /** What a hand-off carries over must not change under it; it takes a minute or two. */

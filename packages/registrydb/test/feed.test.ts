@@ -1,4 +1,5 @@
 /** The change feed: gapless, compacted, and losing no instruction. */
+import { decodePollState, keyHashOf } from '@milkrun/core';
 import { expect, it } from 'vitest';
 import { incoming, openTestRegistry } from './registry.ts';
 
@@ -107,6 +108,49 @@ it('priming makes no new record: what was read is never read again for it', asyn
   await test.registry.storeState({ triggers: [{ triggerId: id, pollState: null }], events: [], lifecycle: [] });
   expect((await test.feed(next)).changes).toEqual([]);
   expect((await test.feed()).changes).toMatchObject([{ primed: true, configVersion: 1 }]);
+});
+
+it('an imported state comes with its trigger, whenever that is read, until a poll reports another', async () => {
+  await using test = await openTestRegistry();
+  const { next } = await test.feed();
+  const state = { cursor: '{"page":3}', seenKeys: ['a', 'b'] };
+  const { id } = await test.create({ deduplicationKey: 'old-1', state });
+  const seen = Buffer.concat([keyHashOf('a'), keyHashOf('b')]).toString('base64');
+  const imported = { cursor: '{"page":3}', seen, version: null };
+  const read = async (after: string | null) => {
+    const change = (await test.feed(after)).changes.at(-1) as { primed: boolean; pollState?: string };
+    return [change.primed, decodePollState(change.pollState)];
+  };
+  expect([await read(next), await read(null)]).toEqual([
+    [true, imported],
+    [true, imported],
+  ]);
+  // An edit before the engine has read it must not lose it, and neither must the same import once more.
+  await test.registry.triggers.patch(test.actor, id, { name: 'renamed' });
+  await test.create({ deduplicationKey: 'old-1', name: 'renamed', state: { cursor: '9', seenKeys: [] } });
+  expect(await read(next)).toEqual([true, imported]);
+  const reported = { triggerId: id, pollState: 'of a poll', configVersion: 1 };
+  await test.registry.storeState({ triggers: [reported], events: [], lifecycle: [] });
+  const { changes } = await test.feed(next);
+  expect(changes.at(-1)).not.toHaveProperty('pollState');
+  await test.registry.triggers.rewind(test.actor, id, { cursor: '1' });
+  expect((await test.feed()).changes.at(-1)).toMatchObject({ cursor: 1, primed: true });
+});
+
+it('an import whose cursor and keys do not fit together is refused, with its place', async () => {
+  await using test = await openTestRegistry();
+  const seenKeys = Array.from({ length: 5_000 }, (_, n) => `key-${n}`);
+  const inputs = [{}, { state: { cursor: JSON.stringify('c'.repeat(16_000)), seenKeys } }];
+  await expect(
+    test.registry.triggers.upsertMany(
+      test.actor,
+      inputs.map((more) => test.inputOf(more)),
+    ),
+  ).resolves.toHaveLength(2);
+  const huge = { cursor: JSON.stringify('c'.repeat(40_000)), seenKeys };
+  await expect(
+    test.registry.triggers.upsertMany(test.actor, [test.inputOf(), test.inputOf({ state: huge })]),
+  ).rejects.toMatchObject({ kind: 'invalid', field: 'triggers[1].state' });
 });
 
 it('a rewind drops what the engine remembered, a rewind to an instant primes again', async () => {

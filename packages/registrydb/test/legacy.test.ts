@@ -1,5 +1,5 @@
 /** The legacy pipeline's tables: who may commit, what a user's instructions do, and who is started again. */
-import { type CommitRow, type LegacyDue, storageShardOf, systemClock, systemRng } from '@milkrun/core';
+import { type CommitRow, keyHashOf, type LegacyDue, storageShardOf, systemClock, systemRng } from '@milkrun/core';
 import { openLegacyStore, openRegistry, type TriggerInput } from '@milkrun/registrydb';
 import { expect, it } from 'vitest';
 import { openTestRegistry } from './registry.ts';
@@ -87,6 +87,33 @@ it.each([
     committed,
   });
   expect(await test.store.owns(id, 0)).toBe(assignment.startsWith('poll_epoch'));
+});
+
+it('an imported trigger is polled from its cursor and its keys, and does not prime', async () => {
+  await using test = await scene();
+  const id = await test.create({ state: { cursor: '{"page":3}', seenKeys: ['a'] } });
+  expect(await test.due(id)).toMatchObject({
+    trigger: { primed: true },
+    state: { cursor: '{"page":3}', seen: keyHashOf('a') },
+  });
+});
+
+it('says who polls a trigger, while it moves too, and lists its moves', async () => {
+  await using test = await scene();
+  const id = await test.create();
+  const other = await test.registry.triggers.upsert(test.actor, test.inputOf());
+  const at = expect.any(String);
+  const pipeline = async () => (await test.registry.triggers.get('t1', id)).pipeline;
+  expect(other.trigger.pipeline).toEqual({ name: 'v2', movingTo: null, migration: null, since: null });
+  expect(await pipeline()).toEqual({ name: 'legacy', movingTo: null, migration: null, since: at });
+  await test.set(id, "owner = 'to_v2', hand_off = 'hand-off:0190:3', sealed = true, ownership_epoch = 1");
+  expect(await pipeline()).toEqual({ name: 'legacy', movingTo: 'v2', migration: 'migration:0190', since: at });
+  await test.store.handOffs.conclude({ handOff: 'hand-off:0190:3', actor: 'somebody', triggerIds: [id] });
+  expect(await pipeline()).toEqual({ name: 'v2', movingTo: null, migration: null, since: at });
+  expect(await test.registry.triggers.moves('t1', id)).toEqual([
+    { at, to: 'v2', by: 'somebody', migration: 'migration:0190' },
+  ]);
+  expect(await test.registry.triggers.moves('t2', id)).toEqual([]);
 });
 
 it('a rewind, a resume and a poll-now are carried out once, at the next look', async () => {

@@ -19,6 +19,7 @@ import {
   rewindBody,
   triggerBody,
   triggerSchema,
+  triggerWithMovesSchema,
 } from '../schemas.ts';
 import type { App } from '../server.ts';
 
@@ -94,8 +95,19 @@ export function triggerRoutes(app: App, { triggers, audit }: Registry, engine: E
   );
   app.get(
     '/triggers/:id',
-    { config: read, schema: { summary: 'One trigger, with why it is off', params: uuidParams, response: one } },
-    async (request, reply) => answer(reply, await triggers.get(callerOf(request).tenantId, request.params.id)),
+    {
+      config: read,
+      schema: {
+        summary: 'One trigger, with why it is off, who polls it, and its moves between the pipelines',
+        params: uuidParams,
+        response: { 200: triggerWithMovesSchema },
+      },
+    },
+    async (request, reply) => {
+      const { tenantId } = callerOf(request);
+      const view = await triggers.get(tenantId, request.params.id);
+      return { ...answer(reply, view), moves: [...(await triggers.moves(tenantId, view.id))] };
+    },
   );
   app.patch(
     '/triggers/:id',

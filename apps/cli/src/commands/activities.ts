@@ -24,6 +24,7 @@ export function activitiesCommand(io: Io): Command {
     });
   group
     .command('show')
+    .alias('get')
     .argument('<name>', 'id or slug')
     .description('one activity with its definition')
     .action(async (name: string, _, command: Command) => {
@@ -372,6 +373,7 @@ export function runsCommand(io: Io): Command {
     );
   group
     .command('show')
+    .alias('get')
     .argument('<id>', 'run id')
     .description('one run with its event, context and error')
     .action(async (id: string, _, command: Command) => {
@@ -414,6 +416,7 @@ export function tasksCommand(io: Io): Command {
     );
   group
     .command('show')
+    .alias('get')
     .argument('<id>', 'task id')
     .description('one task')
     .action(async (id: string, _, command: Command) => {

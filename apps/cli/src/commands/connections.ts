@@ -20,6 +20,7 @@ export function connectionsCommand(io: Io): Command {
 
   group
     .command('get')
+    .alias('show')
     .argument('<id>', 'connection id')
     .description('one connection')
     .action(async (id: string, _, command: Command) => {

@@ -196,6 +196,7 @@ export function deadLettersCommand(io: Io): Command {
     });
   group
     .command('get')
+    .alias('show')
     .argument('<id>', 'its number')
     .description('one with its bytes, as they came')
     .action(async (id: string, _, command: Command) => {

@@ -19,6 +19,7 @@ export function eventsCommand(io: Io): Command {
 
   group
     .command('get')
+    .alias('show')
     .argument('<id>', 'event id, evt_…')
     .description('one event, as a CloudEvent')
     .action(async (id: string, _, command: Command) => {

@@ -6,6 +6,7 @@ import { CommandFailed, EXIT } from '../exit-codes.ts';
 import { asRecord } from '../http-client.ts';
 import type { Io } from '../io.ts';
 import type { Row } from '../output.ts';
+import { createProgress } from '../progress.ts';
 import { contextOf, numberFrom, show, showList } from './shared.ts';
 
 const LOOK_MS = 500;
@@ -105,17 +106,20 @@ function moveCommand(io: Io, name: string, direction: string, about: string): Co
 /** Until it is done or paused. What was refused makes the command fail: it is not where it was wanted. */
 async function follow(context: Context, id: string): Promise<void> {
   const { io } = context;
+  const progress = createProgress(context);
   let line = '';
   for (;;) {
     const status = asRecord(await context.engine().get(pathOf(id)));
     const next = lineOf(status);
-    if (next !== line && !context.json) io.err(io.isTty ? `\r\u001b[K${next}` : `${next}\n`);
+    if (io.isTty) progress.show(settledOf(status), Number(status.total), next);
+    else if (next !== line && !context.json) io.err(`${next}\n`);
     line = next;
     if (status.state === 'running') {
       await delay(LOOK_MS);
       continue;
     }
-    if (io.isTty && !context.json) io.err('\n');
+    progress.clear();
+    if (io.isTty && !context.json) io.err(`${next}\n`);
     if (context.json) show(context, status);
     const refused = Object.entries(asRecord(status.refused)).map(([code, n]) => `${n} ${code}`);
     if (!context.json) showList(context, (status.examples as Row[]).slice(0, 20), ['triggerId', 'code']);
@@ -135,12 +139,16 @@ function hintOf(refused: Record<string, unknown>): string {
   return 'see milkrun migrate status';
 }
 
+const leftOf = (status: Record<string, unknown>): number =>
+  Object.values((status.refused ?? {}) as Record<string, number>).reduce((sum, n) => sum + n, 0);
+
+/** Triggers with which it is done, one way or another. */
+const settledOf = (status: Record<string, unknown>): number =>
+  Number(status.moved) + Number(status.gone) + leftOf(status);
+
 const lineOf = (status: Record<string, unknown>): string => {
-  const { id, state, moved, gone, total, refused, pausedBecause } = status as Record<
-    string,
-    string | number | object | null
-  >;
-  const left = Object.values((refused ?? {}) as Record<string, number>).reduce((sum, n) => sum + n, 0);
+  const { id, state, moved, gone, total, pausedBecause } = status as Record<string, string | number | object | null>;
+  const left = leftOf(status);
   const more = [Number(gone) > 0 ? `${gone} deleted meanwhile` : '', left > 0 ? `${left} refused` : ''].filter(
     (text) => text !== '',
   );

@@ -1,12 +1,13 @@
 /** `milkrun triggers …` */
 
 import { parseDuration } from '@milkrun/config';
-import { builtInConnectors, ConfigInvalid } from '@milkrun/connectors';
+import { ConfigInvalid, type Connector } from '@milkrun/connectors';
 import { Command, Option } from 'commander';
 import { CommandFailed, EXIT } from '../exit-codes.ts';
 import { asRecord } from '../http-client.ts';
 import type { Io } from '../io.ts';
 import type { Row } from '../output.ts';
+import { knownConnectors } from './own-connectors.ts';
 import { contextOf, forEachId, idPath, jsonOf, limitOption, numberFrom, show, showList, timeOf } from './shared.ts';
 
 const COLUMNS = ['id', 'name', 'slug', 'intervalSeconds', 'status.state', 'status.code', 'lastEventAt'];
@@ -47,11 +48,18 @@ export function triggersCommand(io: Io): Command {
 
   group
     .command('get')
+    .alias('show')
     .argument('<id>', 'trigger id')
     .description('one trigger; when it is off, why, who turned it off, and what ends that')
     .action(async (id: string, _, command: Command) => {
       const context = contextOf(io, command);
-      show(context, await context.api().get(idPath('/triggers', id)));
+      const answer = asRecord(await context.api().get(idPath('/triggers', id)));
+      if (context.json) return show(context, answer);
+      const { moves, ...trigger } = answer;
+      show(context, trigger);
+      for (const { to, at, by, migration } of (moves ?? []) as Row[]) {
+        show(context, { moved: `to ${to} at ${at}, by ${by}, ${migration ?? 'not by a migration'}` });
+      }
     });
 
   group
@@ -81,10 +89,14 @@ Example:
     .action(async (given: Create, command: Command) => {
       const context = contextOf(io, command);
       const config = await jsonOf(io, '--settings', given.settings);
-      const connector = builtInConnectors.find(({ toolkit, slug }) => toolkit === given.toolkit && slug === given.slug);
+      const connectors = await knownConnectors(context);
+      const connector = connectors.find(({ toolkit, slug }) => toolkit === given.toolkit && slug === given.slug);
       const interval = given.interval ?? connector?.defaultIntervalSeconds;
       if (interval === undefined)
-        throw new CommandFailed('--interval is needed: the connector is not a built-in one', EXIT.usage);
+        throw new CommandFailed(
+          '--interval is needed: the connector is neither a built-in one nor in CONNECTORS',
+          EXIT.usage,
+        );
       const body = {
         toolkit: given.toolkit,
         slug: given.slug,
@@ -221,7 +233,7 @@ function lineOf(line: Row): Row {
 }
 
 /** How the connector's items are told apart, which the engine has to know. */
-function policyOf(connector: (typeof builtInConnectors)[number], config: unknown): unknown {
+function policyOf(connector: Connector, config: unknown): unknown {
   try {
     return connector.policyOf(config);
   } catch (error) {
