@@ -7,8 +7,8 @@
  */
 import { systemClock as clock } from '@milkrun/core';
 import type { Sql } from 'postgres';
-import { startLab } from './lib/engine/lab.ts';
 import { eventually, openSite } from './lib/engine/site.ts';
+import { stopAgainAndAgain } from './lib/engine/stops.ts';
 import { TRIGGER_KINDS } from './lib/engine/world.ts';
 import type { Drill, DrillInput, DrillResult } from './lib/index.ts';
 import { randomFrom } from './lib/random.ts';
@@ -51,7 +51,6 @@ create trigger drill_hold_feed after update on change_feed for each row
 const ROUND = 10;
 const HELD_MS = 60_000;
 const AGAIN_MS = 120_000;
-const SETTLE_MS = 240_000;
 /** Load runs for up to this long before a stop at any moment. */
 const RUN_MS = 2_000;
 /** Of 500 stops 50 have to be inside COMMIT; of fewer as many in proportion. */
@@ -69,16 +68,15 @@ export const drill: Drill = {
       violations += 1;
       log(`violation: ${problem}`);
     };
-    const lab = await startLab(1, { durable: true });
     const inside: Record<string, number> = {};
-    let stops = 0;
-    try {
-      const databaseUrl = await lab.database();
-      const site = await openSite(lab, 0, { databaseUrl });
-      await prepare(site.sql);
-      const members = await Promise.all([site.start(), site.start()]);
-      await Promise.all(members.map(({ worker }) => worker.ready));
-      for (let n = 0; n < count; n += 1) {
+    const result = await stopAgainAndAgain({
+      ...{ count, report, round: ROUND },
+      async open(lab) {
+        const site = await openSite(lab, 0, { databaseUrl: await lab.database() });
+        await prepare(site.sql);
+        return site;
+      },
+      async stop({ lab, site, n }) {
         // Every second stop is inside COMMIT, each kind of it in turn.
         const kind = n % 2 === 0 ? undefined : Math.floor(n / 2) % (HELD.length * HALVES.length);
         const what = kind === undefined ? undefined : (HELD[kind % HELD.length] as string);
@@ -91,7 +89,6 @@ export const drill: Drill = {
           inside[`${what} ${half}`] = (inside[`${what} ${half}`] ?? 0) + 1;
         } else report(`nobody came to be inside COMMIT of ${what}, ${half} its record`);
         await lab.crashPostgres();
-        stops += 1;
         await lab.startPostgres();
         const startedAt = performance.now();
         if (!(await eventually(AGAIN_MS, () => hasCommitted(site.sql))))
@@ -100,19 +97,12 @@ export const drill: Drill = {
         log(
           `stop ${n + 1} of ${count}: ${what === undefined ? 'at any moment' : `inside COMMIT of ${what}, ${half} its record`}; committing again after ${seconds} s`,
         );
-        for (const { worker } of members)
-          if (worker.isGone()) throw new Error(`a worker ended by itself with ${await worker.gone}: ${worker.said()}`);
-        if (n % ROUND === ROUND - 1 || n === count - 1) for (const wrong of await site.settle(SETTLE_MS)) report(wrong);
-      }
-      const insideCommit = Object.values(inside).reduce((sum, times) => sum + times, 0);
-      if (insideCommit < Math.floor(count * INSIDE_SHARE))
-        report(`only ${insideCommit} of ${count} stops were inside COMMIT`);
-      const figures = { events: site.world.accepted(), repeats: site.world.repeats(), insideCommit, inside };
-      await site.close();
-      return { tried: stops, violations, faults: stops, ...figures };
-    } finally {
-      await lab.close();
-    }
+      },
+    });
+    const insideCommit = Object.values(inside).reduce((sum, times) => sum + times, 0);
+    if (insideCommit < Math.floor(count * INSIDE_SHARE))
+      report(`only ${insideCommit} of ${count} stops were inside COMMIT`);
+    return { ...result, violations, insideCommit, inside };
   },
 };
 
