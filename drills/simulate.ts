@@ -163,7 +163,7 @@ export const drill: Drill = {
   about: 'Whatever fails, in whatever order, no invariant breaks; once nothing fails, everything comes to rest.',
   defaults: { count: 1_000 },
   fullCount: 10_000,
-  ciCount: 100,
+  ciCount: 150,
   flags: {
     resume: 'a file that keeps how far a long run has come; started again it goes on from there',
     trace: 'show the whole trace of the run of --seed',

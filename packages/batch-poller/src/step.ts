@@ -96,6 +96,26 @@ async function every(clock: Clock, ms: number, signal: AbortSignal, work: () => 
   }
 }
 
+const FORSAKEN_TRIES = 5;
+
+/** The only ones who know of it try a few times: there is no next attempt that would. */
+async function holdForsaken(deps: BatchDeps, input: BatchPollerInput): Promise<void> {
+  for (let tries = 1; ; tries += 1) {
+    try {
+      // One whose commit is still to come reads what was saved.
+      const { live, committing } = await deps.store.check(input.batchId);
+      if (!live || committing === true) await holdUndelivered(deps, input);
+      return;
+    } catch (error) {
+      if (tries < FORSAKEN_TRIES) await deps.clock.sleep(1000 * 2 ** (tries - 1));
+      else {
+        deps.log.error({ batchId: input.batchId, error: String(error) }, 'batch.events_not_held');
+        return;
+      }
+    }
+  }
+}
+
 /** Runs `work` inside a step's frame. Answers `ended` instead of throwing when the batch is over. */
 export async function runStep(
   deps: BatchDeps,
@@ -217,6 +237,8 @@ export async function runStep(
       });
       return { status: 'ended', done: 0, left: 0 };
     }
+    // Nobody waits for a cancelled attempt nor tries it again, and its batch may have been committed without what it saved last.
+    if (step === 'poll' && context.signal.aborted) await holdForsaken(deps, input);
     throw error;
   }
 }

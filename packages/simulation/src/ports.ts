@@ -121,6 +121,7 @@ export function runnerOf(universe: Universe, process: Process): PollRunner {
       try {
         return await process.call<PollReply>({
           site: 'source.poll',
+          takesMs: universe.faults.active ? universe.settings.pollMs : 0,
           detail: `${triggerId.slice(-4)} at ${cursor}`,
           faults: [...BROKEN, 'corrupt', 'throttle', 'verdict'],
           signal: signal === undefined ? late.signal : AbortSignal.any([signal, late.signal]),

@@ -26,6 +26,8 @@ export interface CallOptions<T> {
   /** What the other end does; it is done at one instant. */
   readonly effect: () => T;
   readonly faults: readonly CallFault[];
+  /** Milliseconds the other end takes before it answers; default 0. */
+  readonly takesMs?: number;
   readonly signal?: AbortSignal | undefined;
   /** What is answered without anything being done: a refusal, a throttle. Undefined: it is done. */
   readonly instead?: (kind: CallFault) => T | undefined;
@@ -141,7 +143,7 @@ export class Process {
     const fault = faults.strike(options.faults, `${this.name} ${label}`);
     if (fault !== undefined) world.trace(`${this.name} ${label} suffers ${fault}`);
     let there = random.between(0.2, 4);
-    let back = random.between(0.2, 4);
+    let back = random.between(0.2, 4) + (options.takesMs ?? 0);
     if (fault === 'delay') there += random.between(5_000, 90_000);
     if (fault === 'late_answer') back += random.between(5_000, 90_000);
     if (fault === 'time_out') back += TIME_OUT_MS;

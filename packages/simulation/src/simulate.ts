@@ -48,6 +48,7 @@ const REST_MS_MAX = 20 * MINUTE;
 /** After the last fault every answer that was late has come. */
 const LIFT_MS = 100_000;
 const HOUR = 3_600_000;
+const SLOW_SEEDS = 0.15;
 
 export async function simulate(seed: number, options: RunOptions = {}): Promise<Run> {
   const world = new World(options.keepTrace === true);
@@ -55,12 +56,15 @@ export async function simulate(seed: number, options: RunOptions = {}): Promise<
   const faults = new Faults(createRandom(seed, 'faults'), () => world.time, options.withoutFaults);
   const facts: Fact[] = [];
   const note: Universe['note'] = (fact) => void facts.push({ ...fact, at: world.time } as Fact);
+  // Sources that take their time, one after the other: what happens meanwhile finds a batch in the middle of its polls.
+  const isSlow = createRandom(seed, 'pace').chance(SLOW_SEEDS);
   const settings: Settings = {
     leaseSeconds: plan.pick([20, 45]),
     maxHops: plan.pick([1, 2, 3]),
     batchSize: plan.pick([3, 8, 50]),
     tickMs: plan.pick([2_000, 10_000]),
-    pollWidth: plan.pick([1, 4, 50]),
+    pollWidth: isSlow ? 1 : plan.pick([1, 4, 50]),
+    pollMs: isSlow ? 4_000 : 0,
     chunkEventsMax: plan.pick([2, 5, 500]),
     pagesMax: plan.pick([2, 20]),
   };

@@ -15,6 +15,8 @@ export interface Settings {
   readonly batchSize: number;
   readonly tickMs: number;
   readonly pollWidth: number;
+  /** Milliseconds a source takes for an answer. */
+  readonly pollMs: number;
   readonly chunkEventsMax: number;
   readonly pagesMax: number;
 }

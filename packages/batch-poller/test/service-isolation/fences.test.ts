@@ -144,6 +144,25 @@ describe('a source that cannot repeat itself', () => {
     expect(await scene.row(taken)).toMatchObject({ cursor: '9' });
   });
 
+  test('has held what a cancelled attempt saved after its batch was committed without it', async () => {
+    const { taken, other, input } = await pair(ONCE);
+    await runUntil(input, 'poll');
+    const cancelled = new AbortController();
+    scene.source.script = (call) => {
+      if (call.trigger.id !== other) return undefined;
+      void scene.run('commit', input, { force: true }).then(() => cancelled.abort(new Error('cancelled')));
+      return 'silence';
+    };
+    await expect(scene.run('poll', input, { signal: cancelled.signal })).rejects.toThrow();
+    expect(await scene.count('batches where ended_at is null')).toBe(0);
+    expect(await scene.count('held_events')).toBe(2);
+    scene.source.script = undefined;
+    await scene.makeDue();
+    await scene.round();
+    expect(new Set(told(taken))).toEqual(new Set(scene.idsOf(taken, 'one', 'two')));
+    expect(await scene.count('held_events')).toBe(0);
+  });
+
   test('has nothing held when it was deleted', async () => {
     const { taken, input } = await pair(ONCE);
     await runUntil(input, 'broadcast');

@@ -181,6 +181,8 @@ export interface BatchCheck {
   readonly nowMs: number;
   /** The extension has freed places for which the last tick left due rows behind: arm the timer shard. */
   readonly waiting?: boolean;
+  /** Of a check: the batch is live and its commit has begun, so what is saved from now on may come too late for it. */
+  readonly committing?: boolean;
 }
 
 export interface ExtendInput {

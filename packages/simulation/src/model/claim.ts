@@ -153,6 +153,7 @@ export function check(context: ModelContext, batchId: string): BatchCheck {
     brake: context.tables.fleet.braked,
     nowMs: context.now(),
     waiting: false,
+    committing: me?.step === 'commit',
     fenced: fencedOf(context, me),
   };
 }

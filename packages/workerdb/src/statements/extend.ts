@@ -21,8 +21,8 @@ select exists (select from me) as live, (select braked from fleet) as brake, ${N
 
 export const CHECK = `
 with me as (
-  select batch_no from batches where batch_id = $1 and ended_at is null and expires_at > statement_timestamp())
-select exists (select from me) as live, (select braked from fleet) as brake, ${NOW}, ${FENCED}`;
+  select batch_no, step from batches where batch_id = $1 and ended_at is null and expires_at > statement_timestamp())
+select exists (select from me) as live, exists (select from me where step = 'commit') as committing, (select braked from fleet) as brake, ${NOW}, ${FENCED}`;
 
 interface CheckRow {
   readonly live: boolean;
@@ -30,6 +30,7 @@ interface CheckRow {
   readonly now_ms: number;
   readonly fenced: readonly (readonly [number, string, boolean])[];
   readonly waiting?: boolean | null;
+  readonly committing?: boolean;
 }
 
 function checkOf([row]: readonly CheckRow[]): BatchCheck {
@@ -39,6 +40,7 @@ function checkOf([row]: readonly CheckRow[]): BatchCheck {
     brake: row.brake,
     nowMs: row.now_ms,
     waiting: row.waiting === true,
+    ...(row.committing === undefined ? {} : { committing: row.committing }),
     fenced: row.fenced.map(([shard, triggerId, deleted]) => ({ shard, triggerId, deleted })),
   };
 }
