@@ -3,6 +3,7 @@ import { createHash } from 'node:crypto';
 import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { delimiter, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { buildConsole } from './lib/console.mjs';
 import { withLock } from './lib/lock.mjs';
 import { exe, run, runnable } from './lib/process.mjs';
 import { fetchTool, findTool, sweep, TOOLS } from './lib/tools.mjs';
@@ -73,12 +74,12 @@ function findNode() {
 /**
  * Makes everything ready; does nothing that an earlier run has done. Progress goes to stderr, with times.
  * @param {string[]} needed tools wanted, of `TOOLS`
- * @param {{ ownServer?: boolean, optional?: boolean, extras?: string[] }} [options] `ownServer`: a binary is needed
+ * @param {{ ownServer?: boolean, optional?: boolean, extras?: string[], console?: boolean }} [options] `ownServer`: a binary is needed
  *   even when the environment names a running server; `optional`: a tool that cannot be had is reported, not an error;
- *   `extras`: further tools, of which the same holds always
+ *   `extras`: further tools, of which the same holds always; `console`: the console is built, too
  * @returns {Promise<{ node: string, env: NodeJS.ProcessEnv }>}
  */
-export async function bootstrap(needed, { ownServer = false, optional = false, extras = [] } = {}) {
+export async function bootstrap(needed, { ownServer = false, optional = false, extras = [], console = false } = {}) {
   const names = [...needed, ...extras];
   if (!atLeast(process.version, [20])) {
     throw new Error(`Milkrun needs Node 20 or newer to start, and this is ${process.version}. See https://nodejs.org`);
@@ -129,5 +130,7 @@ export async function bootstrap(needed, { ownServer = false, optional = false, e
     const tool = TOOLS[name];
     if (path && tool !== undefined) env[tool.env] = path;
   }
-  return { node: findNode(), env };
+  const node = findNode();
+  if (console) await buildConsole(root, node, log);
+  return { node, env };
 }

@@ -6,10 +6,11 @@ import { exe, runInOurPlace } from './lib/process.mjs';
 
 /** What each script needs beside packages. Tests, drills and benches break servers, so they never use a given one. */
 const NEEDS = {
-  start: { tools: ['temporal'], extras: ['nats-server'] },
+  api: { tools: [], console: true },
+  start: { tools: ['temporal'], extras: ['nats-server'], console: true },
   test: { tools: ['temporal', 'nats-server'], ownServer: true, optional: true },
   'test:service-isolation': { tools: ['temporal'], ownServer: true, optional: true },
-  drill: { tools: ['temporal'], extras: ['nats-server'], ownServer: true },
+  drill: { tools: ['temporal'], extras: ['nats-server'], ownServer: true, console: true },
   bench: { tools: ['temporal'], ownServer: true },
 };
 
@@ -22,9 +23,10 @@ async function main(name, args) {
     throw new Error(`no script "${name}"; there are: ${known.map((script) => script.slice(0, -6)).join(', ')}`);
   }
   // `milkrun dev` is what `start` runs; the other subcommands need no server of their own.
-  const key = name === 'milkrun' && args[0] === 'dev' ? 'start' : name;
+  const key = name !== 'milkrun' ? name : args[0] === 'dev' ? 'start' : args[0] === 'api' ? 'api' : name;
   const { tools = [], ...options } = /** @type {Record<string, { tools: string[] }>} */ (NEEDS)[key] ?? {};
-  const { node, env } = await bootstrap(tools, options);
+  // A run that ends by itself shows no page.
+  const { node, env } = await bootstrap(tools, args.includes('--once') ? { ...options, console: false } : options);
   // Inner scripts are plain commands, run without a shell: signals reach them and arguments need no quoting.
   const [program = '', ...fixed] = command.split(' ');
   const file = program === 'node' ? node : join(root, 'node_modules/.bin', program + (exe === '' ? '' : '.cmd'));

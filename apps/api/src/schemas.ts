@@ -118,6 +118,10 @@ export const listTriggersQuery = z.strictObject({
   deduplicationKey: idSchema.optional(),
   tag: idSchema.optional(),
   state: z.enum(['active', 'disabled', 'halted']).optional(),
+  search: humanText(100)
+    .min(1)
+    .optional()
+    .describe('Part of a name, key, toolkit or slug; the beginning of an id; a whole tag.'),
 });
 
 const pipelineName = z.enum(['v2', 'legacy']);

@@ -17,8 +17,10 @@ import { installIdempotency } from './idempotent.ts';
 import { createErrorHandler, Problem, sendProblem } from './problems.ts';
 import { activityRoutes } from './routes/activities.ts';
 import { connectionRoutes } from './routes/connections.ts';
+import { CONSOLE, consoleRoutes } from './routes/console.ts';
 import { engineRoutes } from './routes/engine.ts';
 import { eventRoutes } from './routes/events.ts';
+import { fleetRoutes } from './routes/fleet.ts';
 import { keyRoutes } from './routes/keys.ts';
 import { operationsRoutes } from './routes/operations.ts';
 import { triggerRoutes } from './routes/triggers.ts';
@@ -42,12 +44,14 @@ export interface ServerDeps {
   readonly eventTypes: EventTypePolicy;
   /** Aborted when the process is ending: waiting readers are answered. */
   readonly closing: AbortSignal;
+  /** Folder of the built console; that of this repository when absent. */
+  readonly consoleFiles?: string | undefined;
 }
 
 const BODY_BYTES_MAX = 256 * 1024;
 
 export async function buildServer(deps: ServerDeps): Promise<App> {
-  const { registry, engine, engineKey, clock, log, metrics, closing } = deps;
+  const { registry, engine, engineKey, clock, log, metrics, closing, consoleFiles } = deps;
   const app: App = fastify({
     bodyLimit: BODY_BYTES_MAX,
     exposeHeadRoutes: false,
@@ -98,7 +102,9 @@ export async function buildServer(deps: ServerDeps): Promise<App> {
   await activityRoutes(app, { registry, clock, metrics, eventTypes: deps.eventTypes });
   keyRoutes(app, registry);
   engineRoutes(app, registry, metrics, closing);
-  await operationsRoutes(app, { registry, engine, metrics, closing });
+  fleetRoutes(app, registry, engine);
+  operationsRoutes(app, { registry, metrics, closing });
+  await consoleRoutes(app, consoleFiles ?? CONSOLE);
   return app;
 }
 
@@ -114,10 +120,10 @@ const AREAS: readonly (readonly [RegExp, string])[] = [
   [/^\/(triggers\/changes|conn\/batch|state)$/, 'engine'],
   [/^\/triggers/, 'triggers'],
   [/^\/connections/, 'connections'],
-  [/^\/events/, 'events'],
+  [/^\/(events|dead-letters)/, 'events'],
   [/^\/(activity-|schemas|webhooks)/, 'activities'],
-  [/^\/(healthz|readyz|metrics|openapi\.json|fleet)$/, 'operations'],
-  [/^\/(console\..*)?$/, 'console'],
+  [/^\/(healthz|readyz|metrics|openapi\.json|fleet.*)$/, 'operations'],
+  [/^\/(assets\/.*)?$/, 'console'],
 ];
 
 /** One line and two figures for each request, at its end. */

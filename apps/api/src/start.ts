@@ -41,6 +41,8 @@ export interface ApiOptions {
   readonly rng?: Rng;
   /** False: refuse a schema that is not up to date. Default true. */
   readonly migrate?: boolean;
+  /** Folder of the built console; that of this repository when absent. */
+  readonly consoleFiles?: string;
 }
 
 export interface RunningApi {
@@ -61,6 +63,7 @@ export async function startApi({
   clock,
   rng = systemRng,
   migrate = true,
+  consoleFiles,
 }: ApiOptions): Promise<RunningApi> {
   const registry = await openRegistry({
     url: required(config.registrydbUrl, 'REGISTRYDB_URL'),
@@ -84,7 +87,17 @@ export async function startApi({
     const engineKey = required(config.controlPlaneKey, 'CONTROL_PLANE_KEY');
     const { eventTypes = 'open' } = config;
     const { signal } = closing;
-    const app = await buildServer({ registry, engine, engineKey, clock, log, metrics, eventTypes, closing: signal });
+    const app = await buildServer({
+      registry,
+      engine,
+      engineKey,
+      clock,
+      log,
+      metrics,
+      eventTypes,
+      closing: signal,
+      consoleFiles,
+    });
     const url = await app.listen({ host: config.apiHost, port: config.apiPort });
     const purging = purgeRegularly(registry, retentionOf(config), clock, log, signal);
     return {

@@ -71,12 +71,16 @@ const ROUTES: readonly (readonly [method: string, path: string, policy: Scope | 
   ['GET', '/api-keys', 'keys:write'],
   ['DELETE', '/api-keys/x', 'keys:write'],
   ['GET', '/fleet', 'fleet:read'],
+  ...['batches', 'shards', 'workers', 'holds', 'migrations'].map(
+    (name) => ['GET', `/fleet/${name}`, 'fleet:read'] as const,
+  ),
+  ['GET', '/dead-letters', 'events:read'],
+  ['GET', '/dead-letters/1', 'events:read'],
   ['GET', '/triggers/changes', 'engine'],
   ['POST', '/conn/batch', 'engine'],
   ['POST', '/state', 'engine'],
   ['GET', '/', 'public'],
-  ['GET', '/console.js', 'public'],
-  ['GET', '/console.css', 'public'],
+  ['GET', '/assets/x.js', 'public'],
   ['GET', '/healthz', 'public'],
   ['GET', '/readyz', 'public'],
   ['GET', '/metrics', 'public'],
@@ -166,7 +170,7 @@ it('describes every route in its OpenAPI document', async () => {
   const described = Object.entries(paths as Record<string, object>).flatMap(([path, methods]) =>
     Object.keys(methods).map((method) => `${method.toUpperCase()} ${path}`),
   );
-  const hidden = ['/', '/console.js', '/console.css', '/metrics', '/openapi.json'];
+  const hidden = ['/', '/assets/x.js', '/metrics', '/openapi.json'];
   const expected = ROUTES.filter(([, path]) => !hidden.includes(path)).map(
     ([method, path]) =>
       `${method} ${path
@@ -175,6 +179,7 @@ it('describes every route in its OpenAPI document', async () => {
         .replace('/activity-event-types/x', '/activity-event-types/{type}')
         .replace('0'.repeat(32), '{key}')
         .replace(/\/x(?=\/|$)/, '/{id}')
+        .replace('/dead-letters/1', '/dead-letters/{id}')
         .replace('/versions/1/', '/versions/{version}/')
         .replace('/schemas/activity-definition', '/schemas/{name}')}`,
   );

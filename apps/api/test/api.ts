@@ -18,7 +18,7 @@ export interface Reply {
   readonly body: any;
 }
 
-export async function startTestApi(more: Partial<ApiConfig> = {}) {
+export async function startTestApi(more: Partial<ApiConfig> = {}, options: { readonly consoleFiles?: string } = {}) {
   const registrydbUrl = await createDatabase(inject('pgUrl'));
   const metrics = createMetrics({ prometheus: true, onUnknown: 'throw' });
   const config: ApiConfig = {
@@ -30,7 +30,7 @@ export async function startTestApi(more: Partial<ApiConfig> = {}) {
     apiKey: new Secret(FIRST_KEY),
     ...more,
   };
-  const api = await startApi({ config, log: noLog, metrics, clock: systemClock });
+  const api = await startApi({ config, log: noLog, metrics, clock: systemClock, ...options });
 
   async function call(
     method: string,

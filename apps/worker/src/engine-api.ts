@@ -61,6 +61,15 @@ const rangeQuery = z.strictObject({
   limit: z.coerce.number().int().min(1).max(LIST_MAX).optional(),
 });
 
+const lettersQuery = z.strictObject({
+  tenantId: name.optional(),
+  before: z
+    .string()
+    .regex(/^\d{1,18}$/)
+    .optional(),
+  limit: z.coerce.number().int().min(1).max(LIST_MAX).optional(),
+});
+
 const refused = (statusCode: number, message: string): Error => Object.assign(new Error(message), { statusCode });
 
 /** Refuses with 400 and a sentence for each field that is wrong. */
@@ -160,7 +169,12 @@ export function createEngineApi(deps: EngineApiDeps): FastifyInstance {
     const { limit, ended } = request.query as { limit?: string; ended?: string };
     return { items: await db.batches(Math.min(LIST_MAX, Number(limit) || LIST_MAX), ended === 'true') };
   });
-  app.get('/dead-letters', async () => ({ items: await db.deadLetters(LIST_MAX) }));
+  app.get('/workers', async () => ({ items: await db.workers() }));
+  app.get('/dead-letters', async (request) => {
+    const { limit, tenantId, before } = parsed(lettersQuery, request.query);
+    const filter = { ...(tenantId === undefined ? {} : { tenantId }), ...(before === undefined ? {} : { before }) };
+    return { items: await db.deadLetters({ limit: limit ?? LIST_MAX, ...filter }) };
+  });
   app.get('/dead-letters/:id', async (request) => {
     const { id } = request.params as { id: string };
     const letter = /^\d{1,18}$/.test(id) ? await db.deadLetter(id) : undefined;

@@ -69,6 +69,7 @@ export const EFFECTS: EffectTable<EnginePorts> = {
     listenForLimits: postgres,
     keepLogDays: postgres,
     shards: view,
+    workers: view,
     batches: { none: 'a view; a drain reads it too, and what it then does are commits' },
     fleet: view,
     pending: view,

@@ -63,6 +63,8 @@ export interface TriggerFilter {
   readonly deduplicationKey?: string | undefined;
   readonly tag?: string | undefined;
   readonly state?: TriggerStatus['state'] | undefined;
+  /** Part of a name, key, toolkit or slug, whatever its case; the beginning of an id; a whole tag. */
+  readonly search?: string | undefined;
 }
 
 interface Row extends Record<string, unknown> {
@@ -101,10 +103,22 @@ export function listTriggers(db: Runner, tenantId: string, filter: TriggerFilter
   if (filter.connectionId !== undefined) where.push(sql`t.connection_id = ${filter.connectionId}`);
   if (filter.deduplicationKey !== undefined) where.push(sql`t.deduplication_key = ${filter.deduplicationKey}`);
   if (filter.tag !== undefined) where.push(sql`${filter.tag} = any(t.tags)`);
+  if (filter.search !== undefined) where.push(matching(filter.search));
   if (filter.state === 'disabled') where.push(sql`not t.enabled`);
-  if (filter.state === 'halted') where.push(sql`t.enabled and coalesce(${HALTED}, false)`);
+  if (filter.state === 'halted') {
+    // The first condition is implied by the second: it spares the lateral join for each of the tenant's triggers.
+    where.push(sql`t.id in (select trigger_id from trigger_lifecycle where state = 'halted')`);
+    where.push(sql`t.enabled and coalesce(${HALTED}, false)`);
+  }
   if (filter.state === 'active') where.push(sql`t.enabled and not coalesce(${HALTED}, false)`);
   return selectTriggers(db, sql.join(where, sql` and `), filter.limit);
+}
+
+function matching(search: string): SQL {
+  const literal = search.replaceAll(/[\\%_]/g, String.raw`\$&`);
+  const part = `%${literal}%`;
+  return sql`(t.name ilike ${part} or t.deduplication_key ilike ${part} or t.toolkit ilike ${part} or t.slug ilike ${part}
+    or t.id::text like ${`${literal.toLowerCase()}%`} or ${search} = any(t.tags))`;
 }
 
 function viewOf(row: Row): TriggerView {

@@ -40,6 +40,7 @@ import {
   type BatchView,
   countLiveBatches,
   countPending,
+  type DeadLetterFilter,
   type DeadLetterView,
   type FleetGauges,
   type FleetView,
@@ -53,7 +54,15 @@ import {
   viewShards,
   viewTrigger,
 } from './statements/views.ts';
-import { ensureTimerShards, heartbeat, leave, setTimerShards, takeTurn } from './statements/workers.ts';
+import {
+  ensureTimerShards,
+  heartbeat,
+  leave,
+  setTimerShards,
+  takeTurn,
+  viewWorkers,
+  type WorkerView,
+} from './statements/workers.ts';
 
 export interface WorkerDbOptions {
   readonly url: string;
@@ -81,7 +90,9 @@ export interface WorkerDb extends BatchStore, DispatchStore {
   gauges(): Promise<FleetGauges>;
   trigger(triggerId: string): Promise<TriggerView | undefined>;
   explain(triggerId: string, range: ExplainRange): Promise<Explanation | undefined>;
-  deadLetters(limit: number): Promise<readonly DeadLetterView[]>;
+  /** Workers of the last hour. */
+  workers(): Promise<readonly WorkerView[]>;
+  deadLetters(filter: DeadLetterFilter): Promise<readonly DeadLetterView[]>;
   deadLetter(id: string): Promise<(DeadLetterView & { readonly raw: string }) | undefined>;
   /** Every polled trigger in scope due now; `since`: the database's time before, RFC 3339. */
   pollAllNow(actor: string, scope?: Scope): Promise<{ readonly since: string; readonly triggers: number }>;
@@ -205,7 +216,8 @@ export async function openWorkerDb(options: WorkerDbOptions): Promise<WorkerDb> 
     gauges: () => readGauges(sql),
     trigger: (triggerId) => viewTrigger(sql, storageShardOf(triggerId), triggerId),
     explain: (triggerId, range) => explainTrigger(sql, storageShardOf(triggerId), triggerId, range),
-    deadLetters: (limit) => viewDeadLetters(sql, limit),
+    workers: () => viewWorkers(sql),
+    deadLetters: (filter) => viewDeadLetters(sql, filter),
     deadLetter: (id) => viewDeadLetter(sql, id),
     pollAllNow: (actor, scope) => retried(() => makeAllDue(sql, actor, scope)),
     pollNow: (actor, triggerId) => retried(() => makeDue(sql, actor, storageShardOf(triggerId), triggerId)),

@@ -35,6 +35,33 @@ describe('turns and workers', () => {
     expect(await db.withTurn('feed', 30, 'worker-x', async () => 'mine')).toBe('mine');
   });
 
+  test('workers are listed with their turns, live ones first', async () => {
+    await db.heartbeatWorker({ workerId: 'gone', width: 5 });
+    await db.sql`update workers set seen_at = statement_timestamp() - interval '1 min' where worker_id = 'gone'`;
+    await db.heartbeatWorker({ workerId: 'here', width: 10 });
+    await db.withTurn('feed', 3600, 'here', async () => true);
+    expect(await db.workers()).toMatchObject([
+      { workerId: 'here', width: 10, live: true, turns: ['feed'] },
+      { workerId: 'gone', live: false, turns: [] },
+    ]);
+  });
+
+  test('dead letters are listed by tenant and page', async () => {
+    const [mine, other] = [change(), change({ tenantId: 'other' })];
+    await push(db, [mine, other]);
+    for (const { triggerId } of [mine, other, mine]) {
+      await db.sql`insert into dead_letters (shard, trigger_id, at, stage, code, reason, raw, digest)
+        select shard, trigger_id, statement_timestamp(), 'poll', 'c', 'r', '', decode(md5(random()::text), 'hex')
+        from polling_triggers where trigger_id = ${triggerId}`;
+    }
+    const idsOf = async (more: object) =>
+      (await db.deadLetters({ limit: 10, ...more })).map(({ triggerId }) => triggerId);
+    expect(await idsOf({})).toEqual([mine.triggerId, other.triggerId, mine.triggerId]);
+    expect(await idsOf({ tenantId: 'other' })).toEqual([other.triggerId]);
+    const [newest] = await db.deadLetters({ limit: 1 });
+    expect(await idsOf({ before: newest?.id })).toEqual([other.triggerId, mine.triggerId]);
+  });
+
   test('a worker that leaves gives its turns back at once', async () => {
     await db.heartbeatWorker({ workerId: 'a', width: 10 });
     await db.withTurn('feed', 3600, 'a', async () => true);

@@ -43,6 +43,8 @@ export interface EventDesk {
     tenantId: string,
     filter: { readonly limit: number; readonly open: boolean; readonly before?: string | undefined },
   ): Promise<readonly DeadLetterView[]>;
+  /** An open one. Throws not_found. */
+  get(tenantId: string, id: string): Promise<DeadLetterView>;
   /** Puts the event on the outbox again, as it is or with another record (JSON text). */
   retry(actor: Actor, id: string, edited?: { readonly key: string; readonly record: string }): Promise<void>;
   discard(actor: Actor, id: string, reason: string | undefined): Promise<void>;
@@ -122,6 +124,14 @@ interface LetterRow extends Record<string, unknown> {
   raw: Uint8Array;
 }
 
+const LETTER = sql`id::text, stage, event_key, error, tries, to_jsonb(last_at) #>> '{}' as at, resolution, raw`;
+
+const letterOf = ({ event_key, raw, ...row }: LetterRow): DeadLetterView => ({
+  ...row,
+  eventKey: event_key,
+  raw: Buffer.from(raw).toString(),
+});
+
 export function createEventDesk({ db, transact }: Store): EventDesk {
   return {
     async list(tenantId, { limit, open, before }) {
@@ -129,13 +139,15 @@ export function createEventDesk({ db, transact }: Store): EventDesk {
       if (open) where.push(sql`resolved_at is null`);
       if (before !== undefined) where.push(sql`id < ${before}::uuid`);
       const rows = await db.execute<LetterRow>(sql`
-        select id::text, stage, event_key, error, tries, to_jsonb(last_at) #>> '{}' as at, resolution, raw from dead_letters
+        select ${LETTER} from dead_letters
         where ${sql.join(where, sql` and `)} order by id desc limit ${limit}`);
-      return rows.map(({ event_key, raw, ...row }) => ({
-        ...row,
-        eventKey: event_key,
-        raw: Buffer.from(raw).toString(),
-      }));
+      return rows.map(letterOf);
+    },
+    async get(tenantId, id) {
+      const [row] = await db.execute<LetterRow>(sql`
+        select ${LETTER} from dead_letters where id = ${id}::uuid and tenant_id = ${tenantId} and resolved_at is null`);
+      if (row === undefined) throw new RegistryProblem('not_found', `no open dead letter ${id}`);
+      return letterOf(row);
     },
     async select(tenantId, { limit, stage, from, to }) {
       const where = [sql`tenant_id = ${tenantId}`, sql`resolved_at is null`];

@@ -154,10 +154,24 @@ export interface DeadLetterView {
   readonly eventId: string | null;
 }
 
-export async function viewDeadLetters(sql: Sql, limit: number): Promise<readonly DeadLetterView[]> {
+export interface DeadLetterFilter {
+  readonly limit: number;
+  /** Those of one tenant's triggers alone. */
+  readonly tenantId?: string;
+  /** Id of the last one of the page before. */
+  readonly before?: string;
+}
+
+/** Newest first. */
+export async function viewDeadLetters(
+  sql: Sql,
+  { limit, tenantId, before }: DeadLetterFilter,
+): Promise<readonly DeadLetterView[]> {
   return await sql.unsafe<DeadLetterView[]>(
-    `select id::text, trigger_id as "triggerId", at::text as at, stage, code, reason, event_id as "eventId" from dead_letters order by id desc limit $1`,
-    [limit],
+    `select id::text, trigger_id as "triggerId", at::text as at, stage, code, reason, event_id as "eventId" from dead_letters d
+     where ($2::text is null or exists (select from polling_triggers p where p.shard = d.shard and p.trigger_id = d.trigger_id and p.tenant_id = $2))
+       and ($3::text is null or id < $3::text::bigint) order by id desc limit $1`,
+    [limit, tenantId ?? null, before ?? null],
   );
 }
 

@@ -16,6 +16,28 @@ export async function heartbeat(sql: Sql, workerId: string, width: number): Prom
   return { live: row?.live ?? 1 };
 }
 
+export interface WorkerView {
+  readonly workerId: string;
+  /** Poll slots. */
+  readonly width: number;
+  readonly startedAt: string;
+  readonly seenAt: string;
+  /** Seen within the last 45 seconds. */
+  readonly live: boolean;
+  /** Loops that are its turn, such as the feed's. */
+  readonly turns: readonly string[];
+}
+
+/** Workers of the last hour, live ones first. */
+export async function viewWorkers(sql: Sql): Promise<readonly WorkerView[]> {
+  return await sql.unsafe<WorkerView[]>(
+    `select w.worker_id as "workerId", w.width, w.started_at::text as "startedAt", w.seen_at::text as "seenAt",
+       w.seen_at > statement_timestamp() - interval '45 s' as live,
+       array(select name from turns t where t.worker_id = w.worker_id and t.until > statement_timestamp() order by name) as turns
+     from workers w order by live desc, w.started_at, w.worker_id`,
+  );
+}
+
 export async function leave(sql: Sql, workerId: string): Promise<{ othersLive: number }> {
   const [row] = await sql.unsafe<{ others: number }[]>(
     `with me as (delete from workers where worker_id = $1),

@@ -1,13 +1,29 @@
 /** Events that could not be delivered. */
-import { eventKeyOf, eventOf, recordOf } from '@milkrun/activity-core/definitions';
+import {
+  type ActivityEvent,
+  compileMatcher,
+  eventKeyOf,
+  eventOf,
+  parseDefinition,
+  Refused,
+  recordOf,
+  storedDefinitionOf,
+} from '@milkrun/activity-core/definitions';
 import { type Registry, RegistryProblem } from '@milkrun/registrydb';
 import { z } from 'zod';
 import { actorOf, callerOf } from '../../access.ts';
 import { pageOf, pagingShape, positionOf, reasonShape, toPage, UUID, uuidParams } from '../../http-conventions.ts';
 import type { App } from '../../server.ts';
 import { anyObject, instant, READ, reasonBody, refusing, WRITE } from './common.ts';
+import { everyActivity } from './every-activity.ts';
 
-export function deadLetterRoutes(app: App, { eventDesk }: Registry): void {
+const dryRetry = z.object({
+  readable: z.boolean().describe('False: it would become a dead letter again.'),
+  problem: z.string().nullable(),
+  activities: z.array(z.object({ slug: z.string(), starts: z.boolean(), reason: z.string().nullable() })),
+});
+
+export function deadLetterRoutes(app: App, { activities, eventDesk }: Registry): void {
   app.get(
     '/activity-dead-letters',
     {
@@ -68,13 +84,22 @@ export function deadLetterRoutes(app: App, { eventDesk }: Registry): void {
       schema: {
         summary: 'Deliver it again, as it is or with a mended event',
         params: uuidParams,
-        body: z.strictObject({ event: anyObject.optional() }).prefault({}),
-        response: { 202: z.null() },
+        body: z
+          .strictObject({
+            event: anyObject.optional(),
+            dry_run: z.boolean().default(false).describe('Only say what it would start.'),
+          })
+          .prefault({}),
+        response: { 200: dryRetry, 202: z.null() },
       },
     },
     async (request, reply) => {
-      const { event: given } = request.body;
+      const { event: given, dry_run } = request.body;
       const event = given === undefined ? undefined : refusing(() => eventOf(given), 'event');
+      if (dry_run) {
+        const { raw } = await eventDesk.get(callerOf(request).tenantId, request.params.id);
+        return reply.code(200).send(await retryWouldDo(callerOf(request).tenantId, event ?? raw));
+      }
       const edited =
         event === undefined ? undefined : { key: eventKeyOf(event), record: JSON.stringify(recordOf(event)) };
       await eventDesk.retry(actorOf(request), request.params.id, edited);
@@ -92,6 +117,26 @@ export function deadLetterRoutes(app: App, { eventDesk }: Registry): void {
       return reply.code(204).send(null);
     },
   );
+
+  /** What becomes of an event, or of a message as it came, when it is delivered now. */
+  async function retryWouldDo(tenantId: string, given: ActivityEvent | string): Promise<z.infer<typeof dryRetry>> {
+    let event: ActivityEvent;
+    try {
+      event = typeof given === 'string' ? eventOf(JSON.parse(given)) : given;
+    } catch (error) {
+      const problem = error instanceof Refused ? error.message : 'it is not valid JSON';
+      return { readable: false, problem, activities: [] };
+    }
+    const reached = (await everyActivity(activities, tenantId)).flatMap((view) => {
+      const definition = parseDefinition(JSON.parse(view.spec));
+      if (!storedDefinitionOf(definition).eventTypes.includes(event.type)) return [];
+      const match = compileMatcher(definition)(event);
+      if (!match.matched) return [{ slug: view.slug, starts: false, reason: match.reason }];
+      const off = view.enabled ? (view.status === 'active' ? null : `it is ${view.status}`) : 'it is disabled';
+      return [{ slug: view.slug, starts: off === null, reason: off }];
+    });
+    return { readable: true, problem: null, activities: reached };
+  }
 }
 
 /** False: somebody else has seen to it meanwhile. */

@@ -8,6 +8,7 @@ import { Problem } from '../../problems.ts';
 import type { App } from '../../server.ts';
 import { checkedDefinition } from './checked.ts';
 import { anyObject, refusal, WRITE } from './common.ts';
+import { everyActivity } from './every-activity.ts';
 
 const applyBody = z.strictObject({
   definitions: z.array(z.strictObject({ path: z.string().max(500), definition: anyObject })).max(1_000),
@@ -37,7 +38,7 @@ export function fileRoutes(app: App, { activities }: Registry, clock: Clock): vo
       const { definitions, prune, dry_run } = request.body;
       const results: z.infer<typeof applied>['results'] = [];
       const slugs = new Set<string>();
-      const bySlug = new Map((await everyActivity(actor.tenantId)).map((view) => [view.slug, view]));
+      const bySlug = new Map((await everyActivity(activities, actor.tenantId)).map((view) => [view.slug, view]));
       for (const { path, definition } of definitions) {
         let slug: string | null = null;
         try {
@@ -87,15 +88,6 @@ export function fileRoutes(app: App, { activities }: Registry, clock: Clock): vo
       return { results };
     },
   );
-
-  async function everyActivity(tenantId: string): Promise<ActivityView[]> {
-    const all: ActivityView[] = [];
-    for (;;) {
-      const page = await activities.list(tenantId, { limit: 500, after: all.at(-1)?.id });
-      all.push(...page);
-      if (page.length < 500) return all;
-    }
-  }
 }
 
 function isSame({ spec }: ActivityView, stored: ReturnType<typeof storedDefinitionOf>): boolean {
