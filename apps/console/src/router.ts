@@ -29,10 +29,13 @@ function decoded(part: string): string {
 
 export const place = signal<Place>(placeOf(location.hash));
 
+/** From now on `place` is the address's; called when a key in it has been taken out. */
 export function watchAddress(): void {
-  addEventListener('hashchange', () => {
+  const read = (): void => {
     place.value = placeOf(location.hash);
-  });
+  };
+  read();
+  addEventListener('hashchange', read);
 }
 
 /** Changes the query of the present place; without an entry in the history. */

@@ -17,6 +17,13 @@ it.each([
   expect(router.placeOf(hash)).toEqual({ parts, query });
 });
 
+it('is where the address says once the key is taken out of it', () => {
+  vi.stubGlobal('addEventListener', () => undefined);
+  router.place.value = router.placeOf('#key=mk_x');
+  router.watchAddress();
+  expect(router.place.value).toEqual({ parts: [], query: {} });
+});
+
 it('makes addresses that it reads again', () => {
   const parts = ['triggers', 'a/b?c#d'];
   const query = { search: '<b> & "c"', state: undefined };

@@ -64,6 +64,8 @@ export function Chart(props: {
 const shownValue = (value: number | null | undefined, show: (value: number) => string): string =>
   value === null || value === undefined ? '–' : show(value);
 
+const clock = (seconds: number): string => new Date(seconds * 1000).toTimeString().slice(0, 8);
+
 function optionsOf(element: HTMLElement, lines: readonly Line[], show: (value: number) => string): UPlot.Options {
   const style = getComputedStyle(element);
   const colour = (name: string): string => style.getPropertyValue(name).trim();
@@ -83,7 +85,7 @@ function optionsOf(element: HTMLElement, lines: readonly Line[], show: (value: n
       y: { range: (_, __, max) => [0, max > 0 ? max * 1.15 : 1] },
     },
     axes: [
-      { ...axis, space: 90, size: 26 },
+      { ...axis, space: 90, size: 26, values: (_, splits) => splits.map(clock) },
       { ...axis, size: 52, space: 34, values: (_, splits) => splits.map(show) },
     ],
     series: [
