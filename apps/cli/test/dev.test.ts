@@ -8,9 +8,10 @@ import { Secret } from '@milkrun/core';
 import { createDatabase } from '@milkrun/testkit';
 import postgres from 'postgres';
 import { expect, inject, test } from 'vitest';
+import { parse } from 'yaml';
 import { type Child, startChild } from '../src/dev/child.ts';
 import type { Figures } from '../src/dev/figures.ts';
-import { createFirstData, PACKAGES } from '../src/dev/first-data.ts';
+import { createFirstData, NEW_RELEASE, PACKAGES } from '../src/dev/first-data.ts';
 import { openHome, type RecordedProcess, readProcesses, writeProcesses } from '../src/dev/home.ts';
 import { endProcess, isAlive, startTimeOf } from '../src/dev/identity.ts';
 import { createLive, liveLine } from '../src/dev/live.ts';
@@ -249,11 +250,13 @@ test('the servers keep their data over a restart, after a drain and after kill -
   expect(recorded.some(isAlive)).toBe(false);
 });
 
-test('the first data is created once', async () => {
+test('the first data is created once, the example’s activity among it', async () => {
   const triggers: Record<string, unknown>[] = [];
   const connections: Record<string, unknown>[] = [];
+  const activities: Record<string, unknown>[] = [];
   const api = await stubServer(({ method, path, body }: Asked) => {
-    const list = path.startsWith('/triggers') ? triggers : connections;
+    const other = path.startsWith('/activity-definitions') ? activities : connections;
+    const list = path.startsWith('/triggers') ? triggers : other;
     if (method === 'GET') return { body: { items: list, next: null } };
     if (path === '/triggers/bulk') {
       triggers.push(...(body as { triggers: Record<string, unknown>[] }).triggers);
@@ -275,7 +278,10 @@ test('the first data is created once', async () => {
   });
   expect(connections.map(({ toolkit }) => toolkit)).toEqual(['npm', 'synthetic']);
   expect(await create()).toEqual({ packages: 0, fleet: 0 });
-  expect([triggers.length, connections.length]).toEqual([PACKAGES.length + 1200, 2]);
+  expect([triggers.length, connections.length, activities.length]).toEqual([PACKAGES.length + 1200, 2, 1]);
+  expect(
+    parse(readFileSync(new URL('../../../examples/activities/new-release.yaml', import.meta.url), 'utf8')),
+  ).toEqual(NEW_RELEASE);
 });
 
 test('the packages watched are dependencies of this repository', () => {
@@ -351,6 +357,7 @@ test('progress is a line every ten seconds, or one redrawn on a terminal', () =>
   expect(liveLine(busy, 12.34)).toBe(
     '12 triggers · 12.3 polls/s · due lag p99 0.4 s · 0 due · 0 events · batches claim 1 poll 2 · 3 halted',
   );
+  expect(liveLine(busy, 12.34, 7)).toContain(' · 0 events · 7 tasks wait · ');
   const shown = (isTty: boolean): string => {
     let err = '';
     const io = { env: {}, out: () => {}, err: (text: string) => (err += text), isTty, readStdin: async () => '' };

@@ -10,7 +10,7 @@ import type { Config } from '@milkrun/config';
 import { Secret } from '@milkrun/core';
 import type { Context } from '../context.ts';
 import { CommandFailed, EXIT, type ExitCode } from '../exit-codes.ts';
-import { createHttpClient } from '../http-client.ts';
+import { createHttpClient, type HttpClient } from '../http-client.ts';
 import { stopRequest } from '../serve.ts';
 import { type Child, startChild } from './child.ts';
 import { addressesOf, childEnvironment, type Env, npmRegistry } from './environment.ts';
@@ -18,7 +18,7 @@ import { readFigures } from './figures.ts';
 import { createFirstData } from './first-data.ts';
 import { openHome, type RecordedProcess, readProcesses, writeDevFile, writeProcesses } from './home.ts';
 import { endProcess, isAlive, startTimeOf } from './identity.ts';
-import { createLive, type Live } from './live.ts';
+import { createLive, type Live, TASKS_LOOKED_AT } from './live.ts';
 import { isClean, runOnce } from './once.ts';
 import { busyPorts } from './ports.ts';
 
@@ -30,6 +30,8 @@ export interface DevOptions {
 const DRAIN_MS = 65_000;
 const ORPHAN_GRACE_MS = 15_000;
 const SHOW_EVERY_MS = 1000;
+/** Tasks are counted at every fifth look. */
+const TASKS_EVERY = 5;
 /** A part that takes longer to start is reported. */
 const SLOW_MS = 15_000;
 
@@ -118,7 +120,10 @@ export async function dev(context: Context, options: DevOptions): Promise<ExitCo
         now: Date.now(),
         progress: (done, of) => live.say(`synthetic fleet ${done} of ${of}`),
       });
-      if (made.packages > 0) live.say(`first data    ${made.packages} triggers, each watching an npm package`);
+      if (made.packages > 0)
+        live.say(
+          `first data    ${made.packages} triggers, each watching an npm package; each new version becomes a task`,
+        );
       if (made.fleet > 0) live.say(`first data    ${made.fleet} synthetic triggers`);
       if (!options.once) live.say(`\nOpen ${at.api}/#key=${home.keys.apiKey}\n`);
     }
@@ -133,8 +138,10 @@ export async function dev(context: Context, options: DevOptions): Promise<ExitCo
       io.out(context.json ? `${JSON.stringify(summary)}\n` : `${summaryText(summary)}\n`);
       return isClean(summary) ? EXIT.ok : EXIT.failure;
     }
-    for (;;) {
-      live.show(await readFigures(engine), performance.now());
+    let waiting: number | undefined;
+    for (let look = 0; ; look += 1) {
+      if (ownControlPlane && look % TASKS_EVERY === 0) waiting = await waitingTasks(api);
+      live.show(await readFigures(engine), performance.now(), waiting);
       await delay(SHOW_EVERY_MS, undefined, { signal: stop.signal });
     }
   } catch (error) {
@@ -148,6 +155,11 @@ export async function dev(context: Context, options: DevOptions): Promise<ExitCo
     await drain(children, live);
     writeProcesses(home.path, []);
   }
+}
+
+async function waitingTasks(api: HttpClient): Promise<number> {
+  const query = { mode: 'human', status: 'waiting', limit: TASKS_LOOKED_AT };
+  return (await api.list('/activity-tasks', query)).length;
 }
 
 /** In reverse order of start: the worker first, while everything it needs is still there. */

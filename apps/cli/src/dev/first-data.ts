@@ -1,6 +1,7 @@
 /**
- * The first data of a laptop: a connection and a trigger for each of a dozen packages this repository itself depends on,
- * and on demand a synthetic fleet. Everything is upserted by deduplication key, so a later run creates nothing twice.
+ * The first data of a laptop: a connection and a trigger for each of a dozen packages this repository itself depends on, an
+ * activity that makes a task of each new version they find, and on demand a synthetic fleet. Triggers are upserted by
+ * deduplication key and the activity is made along with them, so a later run creates nothing twice.
  */
 import { type Connector, npmPackage, synthetic } from '@milkrun/connectors';
 import { CommandFailed } from '../exit-codes.ts';
@@ -21,6 +22,27 @@ export const PACKAGES = [
   'vite',
   'vitest',
 ] as const;
+
+// biome-ignore-start lint/suspicious/noTemplateCurlyInString: placeholders of the definition's language.
+/** What `examples/activities/new-release.yaml` says. */
+export const NEW_RELEASE = {
+  slug: 'new-release',
+  name: 'Look at new releases',
+  on: [{ event: { type: 'dev.milkrun.npm.npm-package' } }],
+  rules: [
+    {
+      id: 'look',
+      task: {
+        type: 'human',
+        title: 'Look at ${event.data.package} ${event.data.version}',
+        labels: ['release', '${event.data.package}'],
+        params: { instructions: 'Read the changes and decide whether to take it.', due_in: '7d' },
+        unique: { key: '${event.data.package}@${event.data.version}', for: '30d' },
+      },
+    },
+  ],
+} as const;
+// biome-ignore-end lint/suspicious/noTemplateCurlyInString: see above.
 
 const PACKAGE_INTERVAL_S = 300;
 const FLEET_INTERVAL_S = 60;
@@ -45,6 +67,9 @@ export async function createFirstData(
   const known = await knownKeys(api);
   const wantedPackages = PACKAGES.filter((name) => !known.has(`dev:npm-package:${name}`));
   if (wantedPackages.length > 0) {
+    // Before the triggers, so that it is there for their first events.
+    const slugs = (await api.list('/activity-definitions')).map(({ slug }) => slug);
+    if (!slugs.includes(NEW_RELEASE.slug)) await api.send('POST', '/activity-definitions', NEW_RELEASE);
     const connectionId = await connectionFor(api, 'npm', 'npm registry');
     const since = new Date(now - SINCE_MS).toISOString();
     const triggers = wantedPackages.map((name) => ({

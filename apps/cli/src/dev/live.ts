@@ -4,7 +4,8 @@ import type { Figures } from './figures.ts';
 import { openBatches } from './figures.ts';
 
 export interface Live {
-  show(figures: Figures, atMs: number): void;
+  /** `waiting`: tasks that wait for a person, where they are known. */
+  show(figures: Figures, atMs: number, waiting?: number): void;
   /** On a terminal, says what is being waited for, until something else is shown. */
   note(text: string): void;
   /** Prints a lasting line above the redrawn one. */
@@ -13,6 +14,8 @@ export interface Live {
   end(): void;
 }
 
+/** Of the tasks that wait no more are counted. */
+export const TASKS_LOOKED_AT = 500;
 const PLAIN_EVERY_MS = 10_000;
 const STEPS = ['planned', 'claim', 'auth', 'poll', 'broadcast', 'commit'];
 
@@ -25,15 +28,15 @@ export function createLive(io: Io): Live {
     drawn = false;
   };
   return {
-    show(figures, atMs) {
+    show(figures, atMs, waiting) {
       const rate = last === undefined ? 0 : Math.max(0, ((figures.polls - last.polls) * 1000) / (atMs - last.atMs));
       if (io.isTty) {
         clear();
-        io.err(liveLine(figures, rate));
+        io.err(liveLine(figures, rate, waiting));
         drawn = true;
         last = { polls: figures.polls, atMs };
       } else if (atMs - plainAt >= PLAIN_EVERY_MS) {
-        io.err(`${liveLine(figures, rate)}\n`);
+        io.err(`${liveLine(figures, rate, waiting)}\n`);
         plainAt = atMs;
         last = { polls: figures.polls, atMs };
       }
@@ -55,8 +58,8 @@ export function createLive(io: Io): Live {
   };
 }
 
-/** `12 triggers · 3.0 polls/s · due lag p99 0.4 s · 41 events · batches poll 1 · 2 halted`. */
-export function liveLine(figures: Figures, pollsPerSecond: number): string {
+/** `12 triggers · 3.0 polls/s · due lag p99 0.4 s · 41 events · 40 tasks wait · batches poll 1 · 2 halted`. */
+export function liveLine(figures: Figures, pollsPerSecond: number, waiting?: number): string {
   const steps = STEPS.filter((step) => (figures.batches[step] ?? 0) > 0).map(
     (step) => `${step} ${figures.batches[step]}`,
   );
@@ -67,6 +70,7 @@ export function liveLine(figures: Figures, pollsPerSecond: number): string {
     `due lag p99 ${figures.dueLagP99Seconds === null ? '-' : `${figures.dueLagP99Seconds.toFixed(1)} s`}`,
     `${figures.due} due`,
     `${figures.eventsDelivered} events`,
+    ...(waiting === undefined ? [] : [`${waiting === TASKS_LOOKED_AT ? 'over ' : ''}${waiting} tasks wait`]),
     openBatches(figures) === 0 ? 'no batch' : `batches ${steps.join(' ')}`,
     ...(halted > 0 ? [`${halted} halted`] : []),
     ...(figures.undelivered > 0 ? [`${figures.undelivered} undelivered`] : []),
