@@ -12,8 +12,8 @@ export interface LifecycleSenderDeps {
 }
 
 const EVERY_MS = 2_000;
-/** Longer than one call; a worker that vanished holds the records up no longer. */
-const TURN_SECONDS = 30;
+/** The store renews it while a call lasts; a worker that vanished holds the records up no longer. */
+const TURN_SECONDS = 6;
 const RECORDS_MAX = 500;
 
 export function createLifecycleSender(deps: LifecycleSenderDeps): Loop {

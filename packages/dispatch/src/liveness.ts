@@ -42,8 +42,10 @@ export interface LivenessRound {
 
 const EVERY_MS = 60_000;
 const STUCK_MS = 30_000;
-/** A turn is longer than a check and the wait within it: this many checks. */
-const TURN_CHECKS = 1.5;
+/** Its worker takes the turn again before it is over; one that has died is missed by this share of a check. */
+const TURN_CHECKS = 1.25;
+/** How often, in a check, a worker without the turn asks for it. */
+const ASKS = 4;
 export const BATCH_AGE_MS_MAX = 86_400_000;
 
 export function createLivenessLoop(deps: LivenessDeps): Loop {
@@ -55,8 +57,10 @@ export function createLivenessLoop(deps: LivenessDeps): Loop {
     everyMs,
     async round(signal) {
       const holdSeconds = (TURN_CHECKS * everyMs) / 1000;
-      await store.withTurn('liveness', holdSeconds, workerId, () => checkLiveness(deps, signal));
-      return undefined;
+      const beganAt = clock.monotonic();
+      const round = await store.withTurn('liveness', holdSeconds, workerId, () => checkLiveness(deps, signal));
+      // From begin to begin: a check that waited for a stuck shard makes the next one no later.
+      return round === undefined ? everyMs / ASKS : Math.max(0, everyMs - (clock.monotonic() - beganAt));
     },
   });
 }

@@ -26,7 +26,8 @@ export interface StuckShardsDeps {
   readonly quiet: readonly number[];
 }
 
-const YOUNG_LOOKS = 4;
+/** Looks (half a check each) that a new run is given: with them and a last one it is replaced within two checks. */
+const YOUNG_LOOKS = 3;
 
 /**
  * Looks twice, `stuckMs` apart by this machine's own clock: a task that is failing at both looks, in the same run and

@@ -57,9 +57,9 @@ import {
 import {
   ensureTimerShards,
   heartbeat,
+  inTurn,
   leave,
   setTimerShards,
-  takeTurn,
   viewWorkers,
   type WorkerView,
 } from './statements/workers.ts';
@@ -206,8 +206,7 @@ export async function openWorkerDb(options: WorkerDbOptions): Promise<WorkerDb> 
     repairLiveness: (report) => retried(() => repairLiveness(sql, report)),
     pendingLifecycle: (limit) => pendingRecords(sql, limit),
     acknowledgeLifecycle: (ids) => acknowledgeRecords(sql, ids),
-    withTurn: async (name, holdSeconds, workerId, work) =>
-      (await takeTurn(sql, name, workerId, holdSeconds)) ? await work() : undefined,
+    withTurn: (name, holdSeconds, workerId, work) => inTurn(sql, name, workerId, holdSeconds, work),
     shards: () => viewShards(sql),
     batches: (limit, ended) => viewBatches(sql, limit, ended),
     fleet: (since = '-infinity') => viewFleet(sql, since),

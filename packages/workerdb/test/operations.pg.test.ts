@@ -1,6 +1,6 @@
 /** What stands around the statements of a batch: turns, workers, verbs, views, sources that are down. */
 import { randomUUID } from 'node:crypto';
-import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
+import { afterAll, beforeAll, beforeEach, describe, expect, test, vi } from 'vitest';
 import type { WorkerDb } from '../src/index.ts';
 import { change, claimAll, commit, emptied, freshDb, push, row, runRow, tick } from './support.ts';
 
@@ -60,6 +60,23 @@ describe('turns and workers', () => {
     expect(await idsOf({ tenantId: 'other' })).toEqual([other.triggerId]);
     const [newest] = await db.deadLetters({ limit: 1 });
     expect(await idsOf({ before: newest?.id })).toEqual([other.triggerId, mine.triggerId]);
+  });
+
+  test('a turn is kept while its work goes on, however long, and no longer than its length after', async () => {
+    const held = Promise.withResolvers<void>();
+    const untilOf = async () =>
+      (await db.sql<{ until: Date }[]>`select until from turns where name = 'feed'`)[0]?.until;
+    const working = db.withTurn('feed', 0.3, 'a', () => held.promise);
+    await vi.waitFor(async () => expect(await untilOf()).toBeDefined());
+    const first = await untilOf();
+    // Renewed past its first end, several times over.
+    await vi.waitFor(
+      async () => expect((await untilOf())?.getTime()).toBeGreaterThan((first?.getTime() ?? 0) + 600),
+      20_000,
+    );
+    held.resolve();
+    await working;
+    await vi.waitFor(async () => expect(await db.withTurn('feed', 30, 'b', async () => true)).toBe(true), 20_000);
   });
 
   test('a worker that leaves gives its turns back at once', async () => {

@@ -50,6 +50,10 @@ export interface FeedPageResult {
   readonly deleted: number;
   readonly fenced: number;
   readonly stale: number;
+  /** Triggers whose owner the feed knew better: a hand-off that this workerdb has forgotten. 0 when absent. */
+  readonly moved?: number;
+  /** Triggers of which the feed said the owner before the last hand-off, and was not believed. 0 when absent. */
+  readonly older?: number;
   /** Timer shards whose recorded wake lies behind a due time just written. */
   readonly arm: readonly number[];
 }
@@ -108,8 +112,8 @@ export interface DispatchStore {
   pendingLifecycle(limit: number): Promise<readonly (LifecycleRecord & { readonly id: string })[] | null>;
   acknowledgeLifecycle(ids: readonly string[]): Promise<void>;
   /**
-   * Runs `work` when the named turn is this worker's, else answers undefined. A turn stays with its worker for `holdSeconds`
-   * from its last call, so that a loop keeps it; a worker that vanished costs at most those.
+   * Runs `work` when the named turn is this worker's, else answers undefined. A turn stays with its worker while the work
+   * goes on and for `holdSeconds` after, so that a loop keeps it; a worker that vanished costs at most those.
    */
   withTurn<T>(name: string, holdSeconds: number, workerId: string, work: () => Promise<T>): Promise<T | undefined>;
 }

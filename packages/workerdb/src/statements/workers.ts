@@ -49,8 +49,30 @@ export async function leave(sql: Sql, workerId: string): Promise<{ othersLive: n
   return { othersLive: row?.others ?? 0 };
 }
 
-/** True when the turn is this worker's for the next seconds; a crash costs at most those. */
-export async function takeTurn(sql: Sql, name: string, workerId: string, holdSeconds: number): Promise<boolean> {
+/** How often a turn is renewed in the time it is held for. */
+const RENEWALS = 3;
+
+/** Holds the turn while the work goes on, however long: its length is only what a crash costs. */
+export async function inTurn<T>(
+  sql: Sql,
+  name: string,
+  workerId: string,
+  holdSeconds: number,
+  work: () => Promise<T>,
+): Promise<T | undefined> {
+  if (!(await takeTurn(sql, name, workerId, holdSeconds))) return undefined;
+  // One that is missed is made up by the next; that the database is away is the work's own to tell.
+  const renew = (): void => void takeTurn(sql, name, workerId, holdSeconds).catch(() => undefined);
+  const timer = setInterval(renew, (holdSeconds * 1000) / RENEWALS);
+  try {
+    return await work();
+  } finally {
+    clearInterval(timer);
+  }
+}
+
+/** True when the turn is this worker's for the next seconds. */
+async function takeTurn(sql: Sql, name: string, workerId: string, holdSeconds: number): Promise<boolean> {
   const rows = await sql.unsafe(
     `insert into turns as t (name, worker_id, until) values ($1, $2, statement_timestamp() + $3 * interval '1 s')
      on conflict (name) do update set worker_id = excluded.worker_id, until = excluded.until
