@@ -46,7 +46,8 @@ export function parsePush(body: unknown): ParsedChanges {
 }
 
 function changeOf(record: z.infer<typeof upsertSchema>): TriggerChange & { readonly op: 'upsert' } {
-  const { since, poll, primed, pollNow, cursor, pollState, resume, pipeline, ...rest } = record;
+  const { since, poll, primed, pollNow, cursor, pollState, resume, liftedVersion, pipeline, ownershipEpoch, ...rest } =
+    record;
   const { dedupe = 'unique', repeatable = true, overlapSeconds } = poll ?? {};
   return {
     ...rest,
@@ -57,6 +58,8 @@ function changeOf(record: z.infer<typeof upsertSchema>): TriggerChange & { reado
     ...(cursor === undefined ? {} : { cursor }),
     ...(pollState === undefined ? {} : { pollState }),
     ...(resume === undefined ? {} : { resume }),
+    ...(liftedVersion === undefined ? {} : { liftedVersion }),
     ...(pipeline === undefined ? {} : { pipeline }),
+    ...(ownershipEpoch === undefined ? {} : { ownershipEpoch }),
   };
 }

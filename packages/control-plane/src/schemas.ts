@@ -119,7 +119,9 @@ export const upsertSchema = z.object({
   cursor: z.optional(cursorSchema),
   pollState: absent(pollStateSchema),
   resume: absent(z.enum(['cursor', 'now'])),
+  liftedVersion: absent(versionNumber),
   pipeline: absent(z.enum(['v2', 'legacy'])),
+  ownershipEpoch: absent(z.int().min(0).max(2_147_483_647)),
 });
 
 export const deleteSchema = z.object({

@@ -41,8 +41,8 @@ export interface FeedReaderDeps {
 
 const LIMIT = 1_000;
 const WAIT_SECONDS = 20;
-/** A turn outlives one call (its wait and time-out) and the page; a dead reader's turn is free after it. */
-const TURN_SECONDS = 40;
+/** The store renews it over a call that waits; a dead reader's turn is free after it. */
+const TURN_SECONDS = 6;
 /** How soon a worker without the turn asks for it again. */
 const NO_TURN_MS = 2_000;
 const HASTY_MS = 1_000;
@@ -119,8 +119,12 @@ export function createFeedReader(deps: FeedReaderDeps): Loop {
   });
 }
 
-async function settle(deps: Pick<FeedReaderDeps, 'metrics' | 'timers'>, result: FeedPageResult): Promise<void> {
-  const { metrics, timers } = deps;
+async function settle(
+  deps: Pick<FeedReaderDeps, 'metrics' | 'timers'> & { readonly log?: Log },
+  result: FeedPageResult,
+): Promise<void> {
+  const { metrics, timers, log } = deps;
+  const { moved = 0, older = 0 } = result;
   metrics.count('polling.feed.pages', 1, { outcome: 'applied' });
   for (const [outcome, changes] of [
     ['upserted', result.upserted],
@@ -130,6 +134,7 @@ async function settle(deps: Pick<FeedReaderDeps, 'metrics' | 'timers'>, result: 
   ] as const) {
     if (changes > 0) metrics.count('polling.feed.changes', changes, { outcome });
   }
+  if (moved > 0 || older > 0) log?.warn({ moved, older }, 'feed.owners_differ');
   // The database first, then the timers: the transaction has committed.
   await Promise.all(result.arm.map((timerShard) => timers.arm(timerShard)));
 }
@@ -149,7 +154,7 @@ async function finishResync(
 
 /** Applies changes that the control plane pushed; idempotent by version, the feed's cursor stays where it is. */
 export function createPushChanges(
-  deps: Pick<FeedReaderDeps, 'store' | 'timers' | 'metrics'>,
+  deps: Pick<FeedReaderDeps, 'store' | 'timers' | 'metrics'> & { readonly log?: Log },
 ): (changes: readonly FeedChange[]) => Promise<FeedPageResult> {
   return async (changes) => {
     const result = await deps.store.applyFeedPage({ after: null, next: '', changes, source: 'push' });

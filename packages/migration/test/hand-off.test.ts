@@ -239,6 +239,76 @@ test('a late batch loses the row, and its commit is refused', async () => {
   });
 });
 
+/** What a dump of workerdb holds of triggers and the feed, taken and put back within the database. */
+const DUMPED = ['polling_triggers', 'polling_trigger_runs', 'polling_trigger_states', 'hand_offs', 'change_feed'];
+const dump = (test: Scene) =>
+  test.engine.sql.unsafe(
+    DUMPED.map((name) => `drop table if exists d_${name}; create table d_${name} as table ${name};`).join(''),
+  );
+const putBack = (test: Scene) =>
+  test.engine.sql.unsafe(
+    DUMPED.map((name) => `delete from ${name}; insert into ${name} select * from d_${name};`).join(''),
+  );
+
+test('a workerdb put back to before a move to legacy lets go once it has read the feed', async () => {
+  await using test = await scene('v2');
+  await dump(test);
+  for (const step of Object.values(stepsOf(test, 'to_legacy'))) await step();
+  await putBack(test);
+  const claimed = await test.claim();
+  expect(claimed.leaseEpoch).toBeDefined();
+  await test.feed();
+  expect(await test.committers()).toEqual(['legacy']);
+  // A batch that was under way when the feed was read does not commit either.
+  const late = {
+    batchId: claimed.batchId,
+    rows: [test.rowOf(claimed.leaseEpoch ?? 0)],
+    end: true,
+    forced: false,
+    open: 0,
+  };
+  expect(await test.engine.commit(late)).toMatchObject({ committed: 0 });
+  const [row] = await test.engine.sql`select owner, ownership_epoch from polling_trigger_runs`;
+  expect(row).toEqual({ owner: 'l', ownership_epoch: 1 });
+});
+
+test('a workerdb put back to before a move to v2 takes the trigger, with what the control plane remembers', async () => {
+  await using test = await scene('legacy');
+  await dump(test);
+  for (const step of Object.values(stepsOf(test, 'to_v2'))) await step();
+  const state = { v: 1, cursor: { at: 7 }, seen: Buffer.alloc(8, 1).toString('base64'), version: '3' };
+  await test.sql`insert into poll_states (trigger_id, primed, poll_state, updated_at)
+    values (${test.id}, true, ${Buffer.from(JSON.stringify(state)).toString('base64')}, now())`;
+  await putBack(test);
+  expect(await test.committers()).toEqual([]);
+  await test.feed();
+  expect(await test.engine.trigger(test.id)).toMatchObject({ cursor: { at: 7 }, seenKeys: 1, primed: true });
+  expect(await test.committers()).toEqual(['v2']);
+});
+
+test('a workerdb put back to before a move to v2 halts a trigger nobody remembers for it, and says so', async () => {
+  await using test = await scene('legacy');
+  await dump(test);
+  for (const step of Object.values(stepsOf(test, 'to_v2'))) await step();
+  await test.sql`insert into poll_states (trigger_id, primed, updated_at) values (${test.id}, true, now())`;
+  await putBack(test);
+  await test.feed();
+  expect(await test.engine.trigger(test.id)).toMatchObject({ haltedCode: 'cursor_lost' });
+  expect(await test.engine.pendingLifecycle(10)).toMatchObject([{ state: 'halted', code: 'cursor_lost' }]);
+});
+
+test('what the feed says of an owner before the last hand-off is not believed', async () => {
+  await using test = await scene('legacy');
+  for (const step of Object.values(stepsOf(test, 'to_v2'))) await step();
+  const page = await test.registry.feed.read(null, 100);
+  if (page === 'expired') throw new Error('expired');
+  const { changes } = parseChanges(page.changes.map((text) => JSON.parse(text)));
+  const older = changes.map((one) => ({ ...one, pipeline: 'legacy' as const, ownershipEpoch: 0 }));
+  const result = await test.engine.applyFeedPage({ after: null, next: '', changes: older, source: 'push' });
+  expect(result).toMatchObject({ moved: 0, older: 1 });
+  expect(await test.committers()).toEqual(['v2']);
+});
+
 test('the longest call must have passed', async () => {
   await using test = await scene('legacy');
   const steps = stepsOf(test, 'to_v2') as Record<string, () => Promise<unknown>>;

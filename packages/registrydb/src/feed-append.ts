@@ -68,6 +68,7 @@ function recordOf(row: TriggerRow): string {
     ...(row.since === null ? {} : { since: iso(row.since) }),
     createdAt: iso(row.createdAt),
     configVersion: row.configVersion,
+    ...(row.liftedVersion === 0 ? {} : { liftedVersion: row.liftedVersion }),
     poll: {
       dedupe: pollDedupe,
       ...(pollOverlapSeconds === null ? {} : { overlapSeconds: pollOverlapSeconds }),

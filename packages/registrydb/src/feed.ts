@@ -65,12 +65,12 @@ export async function createFeed({ db, sql: client }: Store): Promise<Feed> {
     const rows = await db.execute<Row>(sql`
       with page as (
         select c.*, sum(octet_length(c.record) + coalesce(octet_length(c.poll_state), 0)) over (order by c.seq) as bytes
-        from (select t.*, p.primed, p.poll_state, p.config_version = 0 as imported, l.owner, t.seq <= ${cursor.base} and coalesce(${DONE}, false) as done
+        from (select t.*, p.primed, p.poll_state, p.config_version = 0 as imported, l.owner, l.ownership_epoch, t.seq <= ${cursor.base} and coalesce(${DONE}, false) as done
               from trigger_changes t left join poll_states p on p.trigger_id = t.trigger_id
               left join legacy_triggers l on l.trigger_id = t.trigger_id
               where t.seq > ${cursor.seq} and (not t.superseded or t.seq > ${cursor.base} or not coalesce(${DONE}, false))
               order by t.seq limit ${limit + 1}) c)
-      select seq, trigger_id, config_version, op, record, rewind_cursor, poll_now, resume, primed, poll_state, imported, done, owner
+      select seq, trigger_id, config_version, op, record, rewind_cursor, poll_now, resume, primed, poll_state, imported, done, owner, ownership_epoch
       from page where bytes is null or bytes <= ${PAGE_BYTES} or seq = (select min(seq) from page) order by seq`);
     const shown = rows.slice(0, limit);
     const seq = shown.length === 0 ? cursor.seq : Number(shown.at(-1)?.seq);
@@ -116,6 +116,7 @@ interface Row extends Record<string, unknown> {
   imported: boolean | null;
   done: boolean;
   owner: string | null;
+  ownership_epoch: number | null;
 }
 
 function textOf(row: Row, cursor: Cursor): string {
@@ -127,11 +128,15 @@ function textOf(row: Row, cursor: Cursor): string {
   const isDone = row.done;
   const parts = [row.record.slice(0, -1), `"primed":${row.primed ?? false}`];
   // On its way to v2 it is legacy's until the hand-off says otherwise; on its way to legacy it is still v2's.
+  const isMoved = (row.ownership_epoch ?? 0) > 0 && (row.owner === 'legacy' || row.owner === 'v2');
   if (row.owner === 'legacy' || row.owner === 'to_v2') parts.push('"pipeline":"legacy"');
+  else if (isMoved) parts.push('"pipeline":"v2"');
+  if (isMoved) parts.push(`"ownershipEpoch":${row.ownership_epoch}`);
   if (!isDone && row.rewind_cursor !== null) parts.push(`"cursor":${row.rewind_cursor}`);
   if (!isDone && row.poll_now) parts.push('"pollNow":true');
   if (!isDone && row.resume !== null) parts.push(`"resume":${JSON.stringify(row.resume)}`);
-  if (isState && row.poll_state !== null) parts.push(`"pollState":${JSON.stringify(row.poll_state)}`);
+  // An engine that has forgotten a move needs the memory too.
+  if ((isState || isMoved) && row.poll_state !== null) parts.push(`"pollState":${JSON.stringify(row.poll_state)}`);
   return `${parts.join(',')}}`;
 }
 

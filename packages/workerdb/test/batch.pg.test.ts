@@ -458,6 +458,46 @@ describe('commit', () => {
     expect((await db.fleet()).braked).toBe(false);
   });
 
+  test('halts are cleared of the named code in the named toolkit or tenant, and no others', async () => {
+    const scopes = [
+      { toolkit: 'a', tenantId: 'x' },
+      { toolkit: 'a', tenantId: 'y' },
+      { toolkit: 'b', tenantId: 'x' },
+      { toolkit: 'b', tenantId: 'y' },
+    ];
+    const made = scopes.map((scope) => change(scope));
+    const other = change({ toolkit: 'a', tenantId: 'x' });
+    await push(db, [...made, other]);
+    const { batchId, triggers } = await claimAll(db);
+    const code = (triggerId: string) => (triggerId === other.triggerId ? 'auth.revoked' : 'receiver_gone');
+    const rows = triggers.map((one) =>
+      row(one, { outcome: 'halt', code: 'broadcast.gone', haltCode: code(one.triggerId) }),
+    );
+    await commit(db, batchId, rows);
+    await db.sql`delete from lifecycle_outbox`;
+    const halted = async () => {
+      const left = await db.sql<
+        { id: string }[]
+      >`select trigger_id as id from polling_trigger_runs where halted_code is not null`;
+      return new Set(left.map(({ id }) => id));
+    };
+    expect(await db.clearHalts('ann', 'receiver_gone', { toolkit: 'a', tenantId: 'x' })).toBe(1);
+    expect(await halted()).toEqual(new Set([...made.slice(1), other].map(({ triggerId }) => triggerId)));
+    expect(await db.clearHalts('ann', 'receiver_gone', { tenantId: 'x' })).toBe(1);
+    expect(await db.clearHalts('ann', 'receiver_gone', { toolkit: 'b' })).toBe(1);
+    expect(await halted()).toEqual(new Set([made[1]?.triggerId, other.triggerId]));
+    expect(await db.clearHalts('ann', 'receiver_gone', { toolkit: 'nobody' })).toBe(0);
+    // Each is told to the control plane, and who did it for what is in the audit.
+    expect((await db.pendingLifecycle(10))?.map(({ state }) => state)).toEqual(['resumed', 'resumed', 'resumed']);
+    const audits =
+      await db.sql`select actor, subject, detail from audit where verb = 'clear_halts' and actor = 'ann' order by id`;
+    expect(audits[0]).toEqual({
+      actor: 'ann',
+      subject: 'receiver_gone',
+      detail: { cleared: 1, scope: 'toolkit a, tenant x' },
+    });
+  });
+
   test('410s of a lost lease do not turn the brake on', async () => {
     await push(db, many(80));
     const { batchId, triggers } = await claimAll(db);

@@ -240,6 +240,7 @@ describe('halts', () => {
     ['a new connection', { connectionId: 'connection-2' }],
     ['a new config', { config: '{"rate":2}' }],
     ['a rewind', { cursor: '{"at":0}' }],
+    ['a change and its undoing between two reads', { liftedVersion: 2 }],
   ] as const)('%s lifts a halt, makes the row due and tells the control plane', async (_, over) => {
     const one = await halted('auth.revoked');
     await push(db, [next(one, over)]);
@@ -260,7 +261,8 @@ describe('halts', () => {
   test('a halted row stays halted through an edit of its name, interval or pollNow, and keeps the time of its probe', async () => {
     const one = await halted('auth.revoked');
     const before = await runRow(db, one.triggerId);
-    await push(db, [next(one, { slug: 'renamed', pollNow: true })]);
+    // What lifted an earlier halt says nothing of this one.
+    await push(db, [next(one, { slug: 'renamed', pollNow: true, liftedVersion: 1 })]);
     expect(await runRow(db, one.triggerId)).toMatchObject({
       halted_code: before.halted_code,
       next_poll_at: before.next_poll_at,
@@ -283,6 +285,19 @@ describe('where a trigger goes on', () => {
     const [start] = await db.sql`
       select since, created_at > statement_timestamp() - interval '1 min' as now from polling_triggers`;
     expect(start).toEqual({ since: null, now: true });
+    // Edited before that prime is done: the record still has the old start.
+    await push(db, [next(one, { configVersion: 4, slug: 'renamed', since: '2026-02-01T00:00:00.000Z' })]);
+    const [later] = await db.sql`
+      select slug, since, created_at > statement_timestamp() - interval '1 min' as now from polling_triggers`;
+    expect(later).toEqual({ slug: 'renamed', since: null, now: true });
+  });
+
+  test('an edit before a rewind by since is done keeps the start it asked for', async () => {
+    const one = await polled({ createdAt: '2025-01-01T00:00:00.000Z' });
+    const since = '2026-03-01T00:00:00.000Z';
+    await push(db, [next(one, { cursor: 'null', since })]);
+    await push(db, [next(one, { configVersion: 3, slug: 'renamed', since })]);
+    expect(await definition(one.triggerId)).toMatchObject({ slug: 'renamed', since: new Date(since) });
   });
 
   test('a rewind by cursor clears the seen keys, keeps primed and finds its way into the next claim', async () => {

@@ -107,8 +107,12 @@ export interface TriggerChange {
   readonly cursor?: string;
   readonly pollState?: string;
   readonly resume?: 'cursor' | 'now';
+  /** The newest version that lifts a halt: what changed and changed back between two reads of the feed does too. */
+  readonly liftedVersion?: number;
   /** Who polls it, for an engine that does not know it yet; later a hand-off decides. Absent: v2. */
   readonly pipeline?: 'v2' | 'legacy';
+  /** How often its owner has changed: with it `pipeline` counts for an engine that knows of fewer changes. */
+  readonly ownershipEpoch?: number;
 }
 
 export interface DeletedTrigger {

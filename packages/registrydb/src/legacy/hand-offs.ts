@@ -7,8 +7,9 @@ import type {
   HandOffRefusal,
   LegacyHandOffs,
 } from '@milkrun/core';
-import type { Sql } from 'postgres';
+import type { Sql, TransactionSql } from 'postgres';
 import { isoOrNull } from '../database.ts';
+import { FEED_CHANNEL, FEED_LOCK } from '../feed-append.ts';
 import { applyInstructions } from './instructions.ts';
 
 /** A hand-off whose workflow is gone is taken over by the next one after this. */
@@ -98,14 +99,19 @@ export function createLegacyHandOffs(sql: Sql): LegacyHandOffs {
       return { carried: rows.map(carriedOf), gone: rest?.gone ?? [], waitMs: rest?.wait_ms ?? null };
     },
     async accept({ handOff, actor, carried }) {
-      const rows = await sql.unsafe<{ id: string }[]>(ACCEPT, [JSON.stringify(carried.map(jsonOf)), handOff, actor], {
-        prepare: true,
+      return await sql.begin(async (tx) => {
+        const rows = await tx.unsafe<{ id: string }[]>(ACCEPT, [JSON.stringify(carried.map(jsonOf)), handOff, actor], {
+          prepare: true,
+        });
+        const ids = rows.map(({ id }) => id);
+        await showAgain(tx, ids);
+        return ids;
       });
-      return rows.map(({ id }) => id);
     },
     async conclude({ handOff, actor, triggerIds }) {
-      await sql.unsafe(
-        `with u as (
+      await sql.begin(async (tx) => {
+        await tx.unsafe(
+          `with u as (
            update legacy_triggers l set owner = 'v2', owner_since = statement_timestamp(), hand_off = null, sealed = false, quiet_at = null
            from triggers t where l.trigger_id = any ($2::uuid[]) and l.hand_off = $1 and l.owner = 'to_v2' and l.sealed and t.id = l.trigger_id
            returning l.trigger_id, l.ownership_epoch, t.tenant_id),
@@ -113,8 +119,10 @@ export function createLegacyHandOffs(sql: Sql): LegacyHandOffs {
          insert into audit (tenant_id, actor, action, object_kind, object_id, detail)
          select tenant_id, $3, 'moved_to_v2', 'trigger', trigger_id::text, json_build_object('handOff', $1::text, 'ownershipEpoch', ownership_epoch)::text
          from u order by trigger_id`,
-        [handOff, triggerIds as string[], actor],
-      );
+          [handOff, triggerIds as string[], actor],
+        );
+        await showAgain(tx, triggerIds);
+      });
     },
     async cancel({ handOff, direction, triggerIds }) {
       await sql.unsafe(
@@ -124,6 +132,20 @@ export function createLegacyHandOffs(sql: Sql): LegacyHandOffs {
       );
     },
   };
+}
+
+/**
+ * The feed shows who owns them once more, at its end: an engine whose database was put back reads on from before. Its
+ * sequence numbers are taken last, under the feed's lock.
+ */
+async function showAgain(tx: TransactionSql, triggerIds: readonly string[]): Promise<void> {
+  if (triggerIds.length === 0) return;
+  await tx.unsafe(`select pg_advisory_xact_lock(${FEED_LOCK}, 0)`);
+  await tx.unsafe(
+    `update trigger_changes set seq = nextval('trigger_changes_seq') where trigger_id = any ($1::uuid[]) and not superseded`,
+    [triggerIds as string[]],
+  );
+  await tx.unsafe('select pg_notify($1, $2)', [FEED_CHANNEL, '']);
 }
 
 async function begin(sql: Sql, { handOff, direction, triggerIds, accepts }: Parameters<LegacyHandOffs['begin']>[0]) {

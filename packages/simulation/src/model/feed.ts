@@ -203,7 +203,11 @@ function update(context: ModelContext, change: Upsert, row: Row) {
     change.enabled &&
     (isLost
       ? change.resume !== undefined || rewinds || state !== undefined
-      : change.resume !== undefined || rewinds || !row.enabled || isOther);
+      : change.resume !== undefined ||
+        rewinds ||
+        !row.enabled ||
+        isOther ||
+        (change.liftedVersion ?? -1) > row.configVersion);
   const restores = isLost && state !== undefined && !rewinds;
   const reprimes = change.resume === 'now' || fromStart;
   if (fences) {
@@ -231,7 +235,8 @@ function update(context: ModelContext, change: Upsert, row: Row) {
   if (reprimes) row.primed = false;
   else if (rewinds || restores) row.primed = true;
   const since = change.since === undefined ? null : Date.parse(change.since);
-  row.since = change.resume === 'now' && !fromStart ? null : since;
+  const beganLater = row.since === null && row.createdAt > Date.parse(change.createdAt);
+  row.since = !fromStart && (change.resume === 'now' || beganLater) ? null : since;
   if (fromStart && since !== null) row.createdAt = since;
   else if (change.resume === 'now') row.createdAt = now;
   if (rewinds || reprimes || restores) {

@@ -2,23 +2,16 @@
  * Applies a page of the change feed, pulled or pushed: page and cursor in one transaction, by compare-and-set, under the
  * feed's own lock. Reading a page twice is harmless: a change is applied only if its `configVersion` is newer.
  */
-import {
-  type FeedChange,
-  type FeedPageInput,
-  type FeedPageResult,
-  hasUncleanText,
-  SEEN_KEYS_MAX,
-  storageShardOf,
-} from '@milkrun/core';
+import { type FeedChange, type FeedPageInput, type FeedPageResult, storageShardOf } from '@milkrun/core';
 import type { Sql, TransactionSql } from 'postgres';
+import { applyOwnership } from './feed-ownership.ts';
 import { FEED } from './feed-sql.ts';
+import { decodePollState } from './poll-state.ts';
 import { keysJson } from './rows.ts';
 
 export const FEED_LOCK = 7004;
 /** A page that creates more than this spreads its first polls over their phase slots. */
 const HERD_ROWS = 100;
-/** Escapes that jsonb refuses: NUL and surrogates. */
-const UNSTORABLE = /\\u0000|\\ud[89a-f]/i;
 const POLICY_DEFAULT = { dedupe: 'unique', repeatable: true } as const;
 
 interface FeedRow {
@@ -40,8 +33,10 @@ export async function applyPage(sql: Sql, input: FeedPageInput): Promise<FeedPag
       input.source === 'push' ? [] : [input.after, input.next],
       { prepare: true },
     );
-    const total = { applied: turn !== undefined, upserted: 0, deleted: 0, fenced: 0, stale: 0, arm: [] as number[] };
-    if (turn === undefined) return total;
+    const total = { applied: turn !== undefined, upserted: 0, deleted: 0, fenced: 0, stale: 0 };
+    let owners: { moved: number; older: number } | undefined;
+    const arm = new Set<number>();
+    if (turn === undefined) return { ...total, arm: [] };
     const spread = (await countNew(tx, input.changes)) > HERD_ROWS;
     for (const changes of onceEach(input.changes)) {
       const [row] = await tx.unsafe<FeedRow[]>(FEED, [`[${changes.map(changeJson).join(',')}]`, spread, turn.resync], {
@@ -52,9 +47,14 @@ export async function applyPage(sql: Sql, input: FeedPageInput): Promise<FeedPag
       total.deleted += row.deleted;
       total.fenced += row.fenced;
       total.stale += row.stale;
-      for (const shard of row.arm) if (!total.arm.includes(shard)) total.arm.push(shard);
+      for (const shard of row.arm) arm.add(shard);
+      const found = await applyOwnership(tx, changes);
+      if (found === undefined) continue;
+      owners = { moved: (owners?.moved ?? 0) + found.moved, older: (owners?.older ?? 0) + found.older };
+      total.fenced += found.fenced;
+      for (const shard of found.arm) arm.add(shard);
     }
-    return total;
+    return { ...total, ...owners, arm: [...arm] };
   });
 }
 
@@ -89,30 +89,6 @@ function onceEach(changes: readonly FeedChange[]): FeedChange[][] {
   return slices.map((slice) => slice.rows);
 }
 
-interface PollStateText {
-  readonly cursor: string;
-  readonly seen: string;
-  readonly version: string | null;
-}
-
-/** The poll state the engine once gave away; anything that is not one counts as none. */
-function decodePollState(text: string | undefined): PollStateText | undefined {
-  if (text === undefined) return undefined;
-  try {
-    const json = Buffer.from(text, 'base64').toString('utf8');
-    const value = JSON.parse(json) as { v?: unknown; cursor?: unknown; seen?: unknown; version?: unknown };
-    if (value.v !== 1 || typeof value.seen !== 'string' || !/^[A-Za-z0-9+/=]*$/.test(value.seen)) return undefined;
-    const bytes = Buffer.from(value.seen, 'base64').byteLength;
-    if (bytes % 8 !== 0 || bytes > SEEN_KEYS_MAX * 8) return undefined;
-    const cursor = JSON.stringify(value.cursor ?? null);
-    const version = typeof value.version === 'string' ? value.version : null;
-    if (UNSTORABLE.test(cursor) || (version !== null && hasUncleanText(version))) return undefined;
-    return { cursor, seen: value.seen, version };
-  } catch {
-    return undefined;
-  }
-}
-
 function changeJson(change: FeedChange): string {
   const shard = storageShardOf(change.triggerId);
   const head = `{"s":${shard},"i":"${change.triggerId}","cv":${change.configVersion}`;
@@ -136,6 +112,7 @@ function changeJson(change: FeedChange): string {
     hp: state !== undefined,
     re: change.resume ?? null,
     lg: change.pipeline === 'legacy',
+    lv: change.liftedVersion,
     ph: phaseOf(change.triggerId, change.intervalSeconds),
     ...(state === undefined ? {} : { ss: state.seen, sv: state.version }),
   };

@@ -10,7 +10,7 @@ d as materialized (
   select r.*, case when r.hs then r.cur is null or r.cur = 'null'::jsonb end as from_start
   from j, jsonb_to_recordset(j.list) as r(del boolean, s smallint, i uuid, cv bigint, tn text, tk text, sl text, ve text, cf jsonb,
     co text, iv integer, en boolean, si timestamptz, cr timestamptz, po jsonb, pm boolean, pn boolean, hs boolean, cur jsonb,
-    sc jsonb, ss text, sv text, hp boolean, re text, lg boolean, ph integer) limit jsonb_array_length($1::text::jsonb)),
+    sc jsonb, ss text, sv text, hp boolean, re text, lg boolean, lv bigint, ph integer) limit jsonb_array_length($1::text::jsonb)),
 old as materialized (
   select d.*, p.*, coalesce(p.old_cv, (select z.config_version from tombstones z where z.trigger_id = d.i), -1) < d.cv as newer
   from d left join lateral (
@@ -30,7 +30,8 @@ x as materialized (
     l.found is not null and (l.del or l.hs or l.en is distinct from l.old_en or l.co is distinct from l.old_co
       or l.ve is distinct from l.old_ve or l.cf is distinct from l.old_cf or l.re is not null) as fences,
     l.old_halt is not null and l.en and case when l.old_halt = 2 then l.re is not null or l.hs or l.hp   -- cursor_lost: only with a place to go on from
-      else l.re is not null or l.hs or not l.old_en or l.co is distinct from l.old_co or l.cf is distinct from l.old_cf end as lifts,
+      else l.re is not null or l.hs or not l.old_en or l.co is distinct from l.old_co or l.cf is distinct from l.old_cf
+        or coalesce(l.lv > l.old_cv, false) end as lifts,           -- there and back between two reads leaves no other trace
     coalesce(l.old_halt = 2 and l.hp and not coalesce(l.hs, false), false) as restores,
     coalesce(l.re = 'now', false) or coalesce(l.from_start, false) as reprimes
   from lk l where l.newer),
@@ -57,7 +58,8 @@ upd as (
 def as (
   update polling_triggers p set tenant_id = x.tn, toolkit = x.tk, slug = x.sl, version_wanted = x.ve, connection_id = x.co, config = x.cf,
     poll_policy = x.po, config_version = x.cv,
-    since = case when x.re = 'now' and not coalesce(x.from_start, false) then null else x.si end,
+    -- Told to begin now, or told up to some time by the other pipeline: a later edit must not bring the old start back.
+    since = case when coalesce(x.from_start, false) then x.si when x.re = 'now' or (p.since is null and p.created_at > x.cr) then null else x.si end,
     -- A prime tells what is dated at or after created_at: one that starts again must not reach behind its new start.
     created_at = case when x.from_start and x.si is not null then x.si when x.re = 'now' then statement_timestamp() else p.created_at end
   from x where not x.del and x.found is not null and p.shard = x.s and p.trigger_id = x.i),
