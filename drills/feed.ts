@@ -503,6 +503,20 @@ function fences(life: Life, from: number, to: number): boolean {
   );
 }
 
+/** Whether one of the versions between two looks has another config or connection than the one before it, or turns it on. */
+function changesWhatLifts(life: Life, from: number, to: number): boolean {
+  const at = life.versions.findLastIndex(({ no }) => no <= from);
+  return life.versions.some(({ no, def }, index) => {
+    const before = life.versions[index - 1]?.def;
+    if (index <= at || no > to || def === 'deleted' || before === undefined || before === 'deleted') return false;
+    return (
+      !sameJson(before.config, def.config) ||
+      before.connectionId !== def.connectionId ||
+      (!before.enabled && def.enabled)
+    );
+  });
+}
+
 function* afterFeed(life: Life, before: Row | undefined, after: Row | undefined, totals: Totals): Generator<string> {
   const last = life.versions.at(-1) as Version;
   if (after === undefined) {
@@ -536,10 +550,8 @@ function* afterFeed(life: Life, before: Row | undefined, after: Row | undefined,
   if (lifted && after.halt !== null) yield 'its halt was to be lifted';
   if (before?.halt !== undefined && before.halt !== null) {
     if (lifted) totals.lifted += 1;
-    // A new config or connection lifts too; anything else must not.
-    const isNew = !sameJson(before.config, after.config) || before.connectionId !== after.connectionId;
-    const isOn = !before.enabled && after.enabled;
-    if (after.halt === null && !brought.some(({ lifts }) => lifts) && !isNew && !isOn)
+    // A new config or connection lifts too, also one that was taken back before it was read; anything else must not.
+    if (after.halt === null && !brought.some(({ lifts }) => lifts) && !changesWhatLifts(life, from, after.cv))
       yield 'its halt was lifted by a change that does not';
     if (after.halt !== null && after.halt !== before.halt) yield 'its halt is another';
   } else if (after.halt !== null) yield 'the feed halted it';
