@@ -96,23 +96,29 @@ async function every(clock: Clock, ms: number, signal: AbortSignal, work: () => 
   }
 }
 
-const FORSAKEN_TRIES = 5;
+const HOLD_TRIES = 5;
 
-/** The only ones who know of it try a few times: there is no next attempt that would. */
-async function holdForsaken(deps: BatchDeps, input: BatchPollerInput): Promise<void> {
+/** Tried a few times here: who lost a lease to a cancellation has no next attempt that would. */
+async function hold(deps: BatchDeps, input: BatchPollerInput): Promise<void> {
   for (let tries = 1; ; tries += 1) {
     try {
-      // One whose commit is still to come reads what was saved.
-      const { live, committing } = await deps.store.check(input.batchId);
-      if (!live || committing === true) await holdUndelivered(deps, input);
+      await holdUndelivered(deps, input);
       return;
     } catch (error) {
-      if (tries < FORSAKEN_TRIES) await deps.clock.sleep(1000 * 2 ** (tries - 1));
-      else {
-        deps.log.error({ batchId: input.batchId, error: String(error) }, 'batch.events_not_held');
-        return;
-      }
+      if (tries === HOLD_TRIES) throw error;
+      await deps.clock.sleep(1000 * 2 ** (tries - 1));
     }
+  }
+}
+
+/** For a cancelled attempt, which nobody waits for: its failure is told to nobody but the log. */
+async function holdForsaken(deps: BatchDeps, input: BatchPollerInput): Promise<void> {
+  try {
+    // One whose commit is still to come reads what was saved. Not known: held, which at most repeats an event under its id.
+    const state = await deps.store.check(input.batchId).catch(() => undefined);
+    if (state === undefined || !state.live || state.committing === true) await hold(deps, input);
+  } catch (error) {
+    deps.log.error({ batchId: input.batchId, error: String(error) }, 'batch.events_not_held');
   }
 }
 
@@ -228,8 +234,8 @@ export async function runStep(
   } catch (error) {
     if (error instanceof LeaseLost || (end.signal.reason instanceof LeaseLost && !context.signal.aborted)) {
       // Saved by this batch and told by none: of a source that cannot be asked again nobody else would know. A failure of
-      // this is the step's: its next attempt finds the batch over and tries again.
-      await holdUndelivered(deps, input);
+      // this is the step's: its next attempt, if there is one, finds the batch over and tries again.
+      await hold(deps, input);
       deps.metrics.count('polling.batch.finished', 1, { outcome: 'lease_lost' });
       // Nobody polls for this batch any more: its credentials go with it.
       await deps.snapshots.deleteAuth(input.batchId).catch((failure: unknown) => {

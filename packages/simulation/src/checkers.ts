@@ -270,7 +270,9 @@ function* leasesEnd(history: History): Generator<string> {
     }
     if (fact.kind === 'hop' && fact.hop > history.maxHops)
       yield `${seconds(fact)}: ${fact.batchId} began run ${fact.hop} of ${history.maxHops}`;
-    if (fact.kind === 'committed' && fact.hop >= history.maxHops && fact.wasLive && !fact.end)
+    // Whose every row was committed before is the late attempt of an earlier hop.
+    const isLate = fact.kind === 'committed' && fact.rows.length > 0 && fact.exceptions.length === fact.rows.length;
+    if (fact.kind === 'committed' && fact.hop >= history.maxHops && fact.wasLive && !fact.end && !isLate)
       yield `${seconds(fact)}: the last hop of ${fact.batchId} committed without ending it`;
     if ((fact.kind === 'ended' || (fact.kind === 'committed' && fact.end)) && !forced.has(fact.batchId))
       forced.add(fact.batchId);

@@ -158,7 +158,8 @@ export type Fact = At &
     | { readonly kind: 'hop'; readonly batchId: string; readonly hop: number }
     | { readonly kind: 'batch_over'; readonly batchId: string; readonly status: string }
     | { readonly kind: 'logged'; readonly event: string; readonly batchId: string | undefined }
-    | { readonly kind: 'stored'; readonly key: string; readonly leaks: boolean }
+    /** `orphaned`: whoever asked for it had died meanwhile. */
+    | { readonly kind: 'stored'; readonly key: string; readonly leaks: boolean; readonly orphaned: boolean }
     /** A promise failed and nobody had asked to be told. */
     | { readonly kind: 'unheard'; readonly error: string }
     | { readonly kind: 'faults_off' }
@@ -184,7 +185,7 @@ export interface Ending {
   readonly badItems: Readonly<Record<string, readonly string[]>>;
   /** Objects of credentials that are still there. */
   readonly authObjects: readonly string[];
-  /** Events of readable result objects, by trigger; `deleted` triggers are left out. */
+  /** Events of readable result objects, by trigger; deleted triggers and orphaned objects are left out. */
   readonly saved: readonly {
     readonly batchId: string;
     readonly triggerId: string;

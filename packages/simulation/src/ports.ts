@@ -37,7 +37,8 @@ export function objectsOf(universe: Universe, process: Process): ObjectStore {
         error: unavailableStore,
         effect: () => {
           const done = objects.put(key, body);
-          if (done === 'created') note({ kind: 'stored', key, leaks: Buffer.from(body).includes(SECRET) });
+          const leaks = Buffer.from(body).includes(SECRET);
+          if (done === 'created') note({ kind: 'stored', key, leaks, orphaned: process.isDead });
           return done;
         },
         // What lies there is not what was written; who wrote it cannot know.

@@ -135,7 +135,7 @@ export async function simulate(seed: number, options: RunOptions = {}): Promise<
     seed,
     triggers: fleet.map((trigger) => trigger.facts()),
     facts,
-    ending: await endingOf(universe, fleet, faultsMs, rest.isReached()),
+    ending: await endingOf(universe, fleet, facts, faultsMs, rest.isReached()),
     leaseSeconds: settings.leaseSeconds,
     maxHops: settings.maxHops,
   };
@@ -527,6 +527,7 @@ function planRest(universe: Universe, fleet: readonly FleetTrigger[], fromMs: nu
 async function endingOf(
   universe: Universe,
   fleet: readonly FleetTrigger[],
+  facts: readonly Fact[],
   faultsOffAt: number,
   rested: boolean,
 ): Promise<Ending> {
@@ -571,7 +572,11 @@ async function endingOf(
       ({ eventId, raw }) => (eventId === null ? keyOfRaw(raw) : undefined),
     ),
     authObjects: objects.all().filter((key) => key.includes('/auth/')),
-    saved: await savedOf(universe, new Set(fleet.map(({ triggerId }) => triggerId).filter((id) => rows.has(id)))),
+    saved: await savedOf(
+      universe,
+      facts,
+      new Set(fleet.map(({ triggerId }) => triggerId).filter((id) => rows.has(id))),
+    ),
     unsentLifecycle: outbox.filter(({ acknowledgedAt }) => acknowledgedAt === null).length,
     faults: faults.fired.length,
     faultKinds: [...new Set(faults.fired.map(({ kind }) => kind))],
@@ -582,8 +587,12 @@ function keyOfRaw(raw: string): string | undefined {
   return /"key":"([^"]+)"/.exec(Buffer.from(raw, 'base64').toString())?.[1];
 }
 
-/** Events of every result object that can still be read: what was saved, whichever chain it belonged to. */
-async function savedOf(universe: Universe, triggerIds: ReadonlySet<string>) {
+/**
+ * Events of every result object that can still be read: what was saved, whichever chain it belonged to. Not what arrived after
+ * its process had died: nobody was told that it is saved, as with what lay in that process's memory.
+ */
+async function savedOf(universe: Universe, facts: readonly Fact[], triggerIds: ReadonlySet<string>) {
+  const orphaned = new Set(facts.flatMap((fact) => (fact.kind === 'stored' && fact.orphaned ? [fact.key] : [])));
   const { objects, engineRandom, blobKey, db } = universe;
   const store: ObjectStore = {
     putIfAbsent: async (key, body) => objects.put(key, body),
@@ -603,8 +612,9 @@ async function savedOf(universe: Universe, triggerIds: ReadonlySet<string>) {
   });
   const saved: { batchId: string; triggerId: string; eventIds: string[] }[] = [];
   for (const batchId of db.tables.batches.keys()) {
-    for (const { record } of await snapshots.readResults(batchId)) {
+    for (const { record, at } of await snapshots.readResults(batchId)) {
       if (record.events.length === 0 || !triggerIds.has(record.triggerId)) continue;
+      if (orphaned.has(`batches/${batchId}/${at.object}`)) continue;
       saved.push({ batchId, triggerId: record.triggerId, eventIds: record.events.map(({ eventId }) => eventId) });
     }
   }

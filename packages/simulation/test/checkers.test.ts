@@ -314,7 +314,11 @@ const LIES: readonly (readonly [checker: string, lie: string, history: History])
     'a commit of what is off',
     historyOf(instead('committed', committed({ rows: [commitRow({ before: row({ enabled: false }) })] }))),
   ],
-  ['S11', 'a credential in a stored object', historyOf(after({ kind: 'stored', at: 5_000, key: 'k', leaks: true }))],
+  [
+    'S11',
+    'a credential in a stored object',
+    historyOf(after({ kind: 'stored', at: 5_000, key: 'k', leaks: true, orphaned: false })),
+  ],
   ['S11', 'a cursor its source never gave', historyOf(instead('polled', polled({ cursorAfter: '1' })))],
   ['S11', 'credentials left behind', historyOf(SOUND, { authObjects: [`batches/${B}/auth/0.1`] })],
   [

@@ -131,8 +131,8 @@ export function extend(context: ModelContext, input: ExtendInput): BatchCheck {
   const me = liveBatch(context, input.batchId);
   if (me !== undefined) {
     me.expiresAt = Math.max(me.expiresAt as number, context.now() + input.leaseSeconds * 1000);
+    if (me.hop !== input.hop || me.step !== 'commit') me.step = input.step;
     me.hop = input.hop;
-    me.step = input.step;
     me.open = input.open ?? me.open;
   }
   const shard = me === undefined ? undefined : tables.timerShards.get(me.timerShard);

@@ -1,6 +1,7 @@
 /**
  * Extends the one lease of a batch, if it is alive, and reads its fence list and the brake in the same statement. An
- * expired lease is never revived, and an extension never shortens what commit granted over a back-off.
+ * expired lease is never revived, an extension never shortens what commit granted over a back-off, and a late attempt of an
+ * earlier step does not hide that the commit has begun.
  */
 import type { BatchCheck, ExtendInput } from '@milkrun/core';
 import type { Sql } from 'postgres';
@@ -13,7 +14,7 @@ const NOW = '(extract(epoch from statement_timestamp()) * 1000)::float8 as now_m
 export const EXTEND = `
 with was as materialized (select open from batches where batch_id = $1),
 me as (
-  update batches set expires_at = greatest(expires_at, statement_timestamp() + $2 * interval '1 s'), hop = $3, step = $4, open = coalesce($5, open)
+  update batches set expires_at = greatest(expires_at, statement_timestamp() + $2 * interval '1 s'), hop = $3, step = case when hop = $3 and step = 'commit' then step else $4 end, open = coalesce($5, open)
   where batch_id = $1 and ended_at is null and expires_at > statement_timestamp() returning batch_no, timer_shard)
 select exists (select from me) as live, (select braked from fleet) as brake, ${NOW}, ${FENCED},
   (select open from was) > $5 and exists (
