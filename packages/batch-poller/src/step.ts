@@ -111,12 +111,13 @@ async function hold(deps: BatchDeps, input: BatchPollerInput): Promise<void> {
   }
 }
 
-/** For a cancelled attempt, which nobody waits for: its failure is told to nobody but the log. */
-async function holdForsaken(deps: BatchDeps, input: BatchPollerInput): Promise<void> {
+/** For a failed attempt that may be the last, since nobody waits for it: what it could not do is told to the log alone. */
+async function holdForsaken(deps: BatchDeps, input: BatchPollerInput, isCancelled: boolean): Promise<void> {
   try {
-    // One whose commit is still to come reads what was saved. Not known: held, which at most repeats an event under its id.
+    // One whose commit is still to come reads what was saved.
     const state = await deps.store.check(input.batchId).catch(() => undefined);
-    if (state === undefined || !state.live || state.committing === true) await hold(deps, input);
+    const isOver = state === undefined ? isCancelled : !state.live || state.committing === true;
+    if (isOver) await hold(deps, input);
   } catch (error) {
     deps.log.error({ batchId: input.batchId, error: String(error) }, 'batch.events_not_held');
   }
@@ -243,8 +244,8 @@ export async function runStep(
       });
       return { status: 'ended', done: 0, left: 0 };
     }
-    // Nobody waits for a cancelled attempt nor tries it again, and its batch may have been committed without what it saved last.
-    if (step === 'poll' && context.signal.aborted) await holdForsaken(deps, input);
+    // Its batch may have been cancelled, and committed without what it saved last; then nobody tries it again.
+    if (step === 'poll') await holdForsaken(deps, input, context.signal.aborted);
     throw error;
   }
 }
