@@ -1,25 +1,6 @@
-/**
- * The opaque poll state the control plane keeps for a trigger: what workerdb needs to go on after it was rebuilt from the
- * feed. Base64 of JSON `{ v, cursor, seen, version }`, ≤ 96 KiB.
- */
+/** What a trigger remembers of its pages. */
 import { rememberKeys } from '@milkrun/core';
 import type { FoldedPage } from './fold.ts';
-
-export interface Memory {
-  /** JSON text or null. */
-  readonly cursor: string | null;
-  readonly seen: Uint8Array;
-  readonly version: string | null;
-}
-
-const POLL_STATE_BYTES_MAX = 96 * 1024;
-
-/** The poll state of a memory, or undefined when it would not fit. */
-export function encodePollState(memory: Memory): string | undefined {
-  const json = `{"v":1,"cursor":${memory.cursor ?? 'null'},"seen":"${Buffer.from(memory.seen).toString('base64')}","version":${JSON.stringify(memory.version)}}`;
-  const text = Buffer.from(json, 'utf8').toString('base64');
-  return text.length > POLL_STATE_BYTES_MAX ? undefined : text;
-}
 
 /**
  * What is remembered once `pages` were taken as far as they say: the one rule for the row that is committed and for the

@@ -1,7 +1,7 @@
-import { SEEN_KEYS_MAX } from '@milkrun/core';
+import { encodePollState, SEEN_KEYS_MAX } from '@milkrun/core';
 import { expect, test } from 'vitest';
 import type { FoldedPage } from '../src/fold.ts';
-import { addKeys, encodePollState, seenAfter } from '../src/poll-state.ts';
+import { addKeys, seenAfter } from '../src/poll-state.ts';
 import { eventsOf, resultRecord } from './factories.ts';
 
 const page = (

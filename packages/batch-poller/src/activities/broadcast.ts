@@ -4,11 +4,17 @@
  * In: `polled`. Out: `delivered`, parked, or gone. Window: `/state`, 8 lanes by trigger, sequential inside a lane.
  * Again: only what no delivered record names. A trigger fenced during the poll delivers nothing.
  */
-import { type BatchPollerInput, type HeldEvent, STEP_BUDGET_SECONDS, type TriggerState } from '@milkrun/core';
+import {
+  type BatchPollerInput,
+  encodePollState,
+  type HeldEvent,
+  STEP_BUDGET_SECONDS,
+  type TriggerState,
+} from '@milkrun/core';
 import { deliverLane, outgoingOfHeld, type Parcel } from '../deliver.ts';
 import type { BatchDeps } from '../deps.ts';
 import { type FoldedEntry, type FoldedPage, isDelivered, undelivered } from '../fold.ts';
-import { encodePollState, seenAfter } from '../poll-state.ts';
+import { seenAfter } from '../poll-state.ts';
 import { readFolded, stillOwn } from '../read-batch.ts';
 import { runStep, type StepContext, type StepResult } from '../step.ts';
 
